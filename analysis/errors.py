@@ -1,0 +1,25 @@
+"""What a person can mend: errors whose text says what was given, what is accepted and what to do."""
+
+
+class LandscapeError(ValueError):
+    """Base of every error that this package raises on purpose."""
+
+
+class CheckpointError(LandscapeError):
+    """A checkpoint file cannot be read, or does not fit the model."""
+
+
+class DataError(LandscapeError):
+    """The evaluation data are empty, or not in a form that can be frozen."""
+
+
+class ProblemError(LandscapeError):
+    """The model, the loss or a metric does not do what a landscape needs."""
+
+
+class ProjectError(LandscapeError):
+    """A project file cannot be imported, or does not define what it should."""
+
+
+class ResultError(LandscapeError):
+    """A result file cannot be read, or is not one of ours."""
