@@ -18,7 +18,12 @@ class ProblemError(LandscapeError):
 
 
 class ProjectError(LandscapeError):
-    """A project file cannot be imported, or does not define what it should."""
+    """A project file cannot be imported, or does not define what it should.
+
+    details: the user's own traceback, if there is one.
+    """
+
+    details: str = ""
 
 
 class ResultError(LandscapeError):

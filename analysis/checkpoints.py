@@ -1,0 +1,127 @@
+"""Checkpoints: weights, the buffers that go with them, and what the file said."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import CheckpointError
+from .reading import CheckpointFile, StateDict, fit_state_dict, read_checkpoint
+from .weights import Structure, Weights, digest
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One state of a network.
+
+    weights: the parameters, one entry a storage. buffers: the persistent rest (running statistics ...), which
+    never moves along a direction. info: step, epoch, learning rate ... as the file states them.
+    """
+
+    weights: Weights
+    buffers: Mapping[str, Tensor]
+    name: str
+    info: Mapping[str, int | float | str] = field(default_factory=dict)
+    source: str = ""
+    unused: tuple[str, ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over parameters and buffers, as hex."""
+        return digest({**self.weights, **self.buffers})
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({self.name!r}, {self.weights.numel:,} parameters, {self.digest[:8]})"
+
+    @classmethod
+    def of(cls, model: nn.Module, name: str = "model") -> Checkpoint:
+        """A copy of the module's current state. Raises CheckpointError if it holds NaN or infinite weights."""
+        weights = Weights.of(model)
+        state = persistent_state(model)
+        buffers = {k: v.detach().clone() for k, v in state.items() if k not in _parameter_names(model)}
+        return _finite(cls(weights, buffers, name))
+
+
+def persistent_state(model: nn.Module) -> dict[str, Tensor]:
+    """The module's state dict without extra state that is no tensor."""
+    state = model.state_dict(keep_vars=True)
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _parameter_names(model: nn.Module) -> set[str]:
+    return {name for name, p in model.named_parameters(remove_duplicate=False) if p.is_floating_point()}
+
+
+def load_checkpoint(
+    source: str | Path | CheckpointFile | Mapping[str, Tensor],
+    model: nn.Module,
+    *,
+    key: str | None = None,
+    name: str | None = None,
+) -> Checkpoint:
+    """Read a checkpoint that fits `model`, in the model's dtype, on its device.
+
+    source: a file (.pt, .pth, .th, .ckpt, .safetensors), what `read_checkpoint` returned, or a state dict.
+    key: which state dict of the file, where several fit (`landscape info FILE` lists them).
+
+    Nothing in a file is ever executed. Names must agree, after common prefixes such as ``module.`` are taken
+    off; a tied weight may be stored once. Raises CheckpointError, naming the first names that differ.
+    """
+    structure = Structure.of(model)
+    state = persistent_state(model)
+    if isinstance(source, Mapping):
+        file: CheckpointFile | StateDict = StateDict(_tensors_only(source), "")
+        label, origin, info = name or "state dict", "", {}
+    else:
+        file = source if isinstance(source, CheckpointFile) else read_checkpoint(source)
+        label, origin, info = name or file.source.stem, str(file.source), dict(file.info)
+    fitted = fit_state_dict(
+        file,
+        expected={k: v.shape for k, v in state.items()},
+        aliases={k: v for k, v in structure.aliases.items() if k in state},
+        optional=_countables(state),
+        key=key,
+    )
+    weights = Weights(
+        {k: _as(fitted.tensors[k], state[k], k) for k in structure.entries},
+        structure,
+    )
+    buffers = {
+        k: _as(fitted.tensors[k], v, k) if k in fitted.tensors else v.detach().clone()
+        for k, v in state.items()
+        if k not in structure.entries and k not in structure.aliases
+    }
+    if fitted.key and key is not None:
+        label = name or f"{label} [{fitted.key}]"
+    return _finite(Checkpoint(weights, buffers, label, info, origin, fitted.unused))
+
+
+def _tensors_only(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {k: v.detach() for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def _countables(state: Mapping[str, Tensor]) -> Collection[str]:
+    return [name for name in state if name.rpartition(".")[2] == "num_batches_tracked"]
+
+
+def _as(tensor: Tensor, like: Tensor, name: str) -> Tensor:
+    if tensor.is_floating_point() != like.is_floating_point() or tensor.is_complex():
+        raise CheckpointError(f"'{name}' is {tensor.dtype} in the checkpoint and {like.dtype} in the model.")
+    return tensor.detach().to(device=like.device, dtype=like.dtype, copy=True)
+
+
+def _finite(checkpoint: Checkpoint) -> Checkpoint:
+    for name, tensor in {**checkpoint.weights, **checkpoint.buffers}.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise CheckpointError(
+                f"Checkpoint '{checkpoint.name}': '{name}' holds {bad} NaN or infinite values of {tensor.numel()}. "
+                "The run has diverged, or the number format overflowed; choose an earlier step."
+            )
+    return checkpoint

@@ -1,0 +1,236 @@
+"""Evaluation data, frozen once: the same samples in the same order for every point of every picture."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
+
+from .errors import DataError
+from .randomness import untouched_rng
+from .weights import hash_tensor
+
+ACCEPTED = (
+    "Accepted are a tuple of tensors (inputs, targets), a dict of tensors, a torch Dataset, a DataLoader, "
+    "or an iterable of batches."
+)
+
+
+class FrozenData:
+    """Batches that stay as they were drawn.
+
+    n: number of samples. digest: SHA-256 over all tensors and batch boundaries.
+    mergeable: batches of one form, so that samples can be cut anew.
+    Samples count along dim 0 of the first tensor of a batch.
+    """
+
+    def __init__(self, batches: list[Any], digest: str):
+        self.sizes = [count(batch) for batch in batches]
+        self.n = sum(self.sizes)
+        self.digest = digest
+        self.mergeable = len({_signature(batch) for batch in batches}) == 1
+        self._batches = [_concatenate(batches)] if self.mergeable else batches
+
+    def batches(self) -> list[Any]:
+        """The batches as given."""
+        if not self.mergeable:
+            return self._batches
+        starts = np.cumsum([0, *self.sizes[:-1]]).tolist()
+        return [_slice(self._batches[0], *cut) for cut in zip(starts, self.sizes, strict=True)]
+
+    def blocks(self, size: int) -> list[Any]:
+        """The same samples in the same order, cut into blocks of `size`. Needs `mergeable`."""
+        return [_slice(self._batches[0], start, size) for start in range(0, self.n, size)]
+
+    def subset(self, n: int, seed: int = 0) -> FrozenData:
+        """At most n samples, in one batch, drawn at random; whole batches, evenly spaced, if not mergeable."""
+        if self.mergeable:
+            chosen = _chosen(self.n, n, seed)
+            if chosen is None:
+                return _frozen(self._batches)
+            return _frozen([map_tensors(self._batches[0], lambda t: t[chosen.to(t.device)])])
+        if n >= self.n:
+            return self
+        wanted = max(1, round(len(self._batches) * n / self.n))
+        picks = np.unique(np.linspace(0, len(self._batches) - 1, wanted).round().astype(int))
+        return _frozen([self._batches[i] for i in picks])
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> FrozenData:
+        """On a device, floating-point tensors in dtype; the digest stays that of the data as given."""
+        moved = [
+            map_tensors(batch, lambda t: t.to(device, dtype if t.is_floating_point() else None))
+            for batch in self.batches()
+        ]
+        return FrozenData(moved, self.digest)
+
+
+def freeze(data: Any, *, batch_size: int, samples: int | None = None) -> FrozenData:
+    """Draw the data once and keep it. The global random state is left alone.
+
+    data: a tuple of tensors or arrays with one length (inputs ..., targets); a dict of them; a Dataset of
+    samples; a DataLoader; or an iterable of batches, each a tensor, tuple, list or mapping.
+    batch_size: for tensors and Datasets; loaders and iterables keep their own batches.
+    samples: keep at most so many: a random subset (seed 0) of tensors and Datasets, the first ones of the rest.
+
+    Raises DataError if there is nothing, or if it cannot be understood.
+    """
+    if isinstance(data, FrozenData):
+        return data
+    with untouched_rng():
+        return _frozen(_take(_batches(data, batch_size, samples), samples))
+
+
+def _batches(data: Any, batch_size: int, samples: int | None) -> Iterator[Any]:
+    if isinstance(data, DataLoader):
+        return iter(data)
+    if isinstance(data, IterableDataset):
+        return iter(DataLoader(data, batch_size=batch_size))
+    if isinstance(data, TensorDataset):
+        data = data.tensors
+    if isinstance(data, (tuple, Mapping)) and _all_arrays(data):
+        return _split(data, batch_size, samples)
+    if isinstance(data, Dataset) and isinstance(data, Sized):
+        return _collated(data, batch_size, samples)
+    if isinstance(data, (str, bytes, Tensor, np.ndarray, Mapping)) or not isinstance(data, Iterable):
+        raise DataError(f"The data are a {type(data).__name__}. {ACCEPTED}")
+    return iter(data)
+
+
+def _all_arrays(data: tuple | Mapping) -> bool:
+    values = data.values() if isinstance(data, Mapping) else data
+    return bool(values) and all(isinstance(v, (Tensor, np.ndarray)) and v.ndim > 0 for v in values)
+
+
+def _split(data: tuple | Mapping, batch_size: int, samples: int | None) -> Iterator[Any]:
+    whole = map_tensors(data, lambda t: t)
+    lengths = {len(t) for t in _leaves(whole)}
+    if len(lengths) != 1:
+        raise DataError(
+            f"The tensors hold different numbers of samples along dim 0: {sorted(lengths)}. They must agree."
+        )
+    (n,) = lengths
+    chosen = _chosen(n, samples)
+    if chosen is not None:
+        whole = map_tensors(whole, lambda t: t[chosen])
+    return (_slice(whole, start, batch_size) for start in range(0, len(next(_leaves(whole))), batch_size))
+
+
+def _collated(dataset: Any, batch_size: int, samples: int | None) -> Iterator[Any]:
+    chosen = _chosen(len(dataset), samples)
+    source = dataset if chosen is None else Subset(dataset, chosen.tolist())
+    for start in range(0, len(source), batch_size):
+        items = [source[i] for i in range(start, min(start + batch_size, len(source)))]
+        try:
+            yield default_collate(items)
+        except (RuntimeError, TypeError) as error:
+            raise DataError(
+                f"The samples of {type(dataset).__name__} do not stack into a batch ({error}). "
+                "Pass a DataLoader with your own collate_fn."
+            ) from error
+
+
+def _chosen(n: int, samples: int | None, seed: int = 0) -> Tensor | None:
+    if samples is None or samples >= n:
+        return None
+    return torch.from_numpy(np.sort(np.random.default_rng(seed).permutation(n)[:samples]))
+
+
+def _take(batches: Iterator[Any], samples: int | None) -> Iterator[Any]:
+    taken = 0
+    for batch in batches:
+        batch = map_tensors(batch, lambda t: t.detach().clone())
+        size = count(batch)
+        if samples is not None and taken + size > samples:
+            size = samples - taken
+            batch = _slice(batch, 0, size)
+        if size:
+            yield batch
+        taken += size
+        if samples is not None and taken >= samples:
+            return
+
+
+def _frozen(batches: Iterable[Any]) -> FrozenData:
+    kept, hasher = [], hashlib.sha256()
+    for batch in batches:
+        for leaf in _leaves(batch):
+            hash_tensor(hasher, leaf)
+        kept.append(batch)
+    if not kept:
+        raise DataError(f"The data hold no samples: there is nothing to average the loss over. {ACCEPTED}")
+    return FrozenData(kept, hasher.hexdigest())
+
+
+def map_tensors(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to each tensor of a batch; arrays become tensors, mappings dicts; the rest is kept."""
+    if isinstance(batch, Tensor):
+        return function(batch)
+    if isinstance(batch, np.ndarray):
+        return function(torch.as_tensor(batch))
+    if isinstance(batch, Mapping):
+        return {key: map_tensors(value, function) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(map_tensors(value, function) for value in batch))
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(map_tensors(value, function) for value in batch)
+    return batch
+
+
+def _leaves(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from _leaves(value)
+    elif isinstance(batch, (tuple, list)):
+        for value in batch:
+            yield from _leaves(value)
+
+
+def count(batch: Any) -> int:
+    """Samples in a batch: the length of its first tensor that has a dim 0."""
+    for leaf in _leaves(batch):
+        if leaf.ndim:
+            return len(leaf)
+    raise DataError(f"A batch of type {type(batch).__name__} holds no tensor with a sample dimension. {ACCEPTED}")
+
+
+def _signature(batch: Any) -> str:
+    """Batches with equal signatures can be concatenated along dim 0."""
+    n = count(batch)
+    parts = []
+
+    def note(tensor: Tensor) -> Tensor:
+        whole = tensor.ndim > 0 and len(tensor) == n
+        parts.append(f"{tensor.dtype}{list(tensor.shape[1:]) if whole else id(tensor)}")
+        return tensor
+
+    skeleton = map_tensors(batch, lambda t: note(t).new_empty(0))
+    return f"{parts}{_without_tensors(skeleton)}"
+
+
+def _without_tensors(batch: Any) -> Any:
+    if isinstance(batch, Tensor):
+        return "."
+    if isinstance(batch, dict):
+        return {key: _without_tensors(value) for key, value in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        return [_without_tensors(value) for value in batch]
+    return repr(batch)
+
+
+def _slice(batch: Any, start: int, size: int) -> Any:
+    return map_tensors(batch, lambda t: t[start : start + size])
+
+
+def _concatenate(batches: list[Any]) -> Any:
+    if len(batches) == 1:
+        return batches[0]
+    columns = [list(_leaves(batch)) for batch in batches]
+    merged = iter([torch.cat(column) for column in zip(*columns, strict=True)])
+    return map_tensors(batches[0], lambda _: next(merged))

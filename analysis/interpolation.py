@@ -1,0 +1,99 @@
+"""Pictures from grids of samples: cubic splines of a suitable transform, and how wrong they are.
+
+The error of a picture is what the next finer level of samples disagrees with, as a fraction of the range of
+the values, on the linear scale and, where all values are positive, on the logarithmic one; the larger counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.interpolate import make_interp_spline
+from scipy.ndimage import distance_transform_edt
+
+Axes = Sequence[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How values between samples are found: degree 3 or 1, of the values or of their logarithm."""
+
+    degree: int
+    log: bool
+
+    @property
+    def name(self) -> str:
+        spline = {1: "linear", 3: "cubic spline"}[self.degree]
+        return f"{spline} of the logarithm" if self.log else spline
+
+    def __call__(self, nodes: Axes, values: np.ndarray, at: Axes) -> np.ndarray:
+        """Values [*nodes, ...] on the grid of `nodes`, as values [*at, ...] on the grid of `at`.
+
+        NaN and inf stay where they are: a point takes the value of its nearest node if that is not finite.
+        """
+        finite, holes = _patched(values, len(nodes))
+        with np.errstate(divide="ignore", over="ignore"):
+            result = np.log(finite) if self.log else finite
+            for axis, (have, want) in enumerate(zip(nodes, at, strict=True)):
+                degree = min(self.degree, len(have) - 1)
+                result = make_interp_spline(have, result, k=degree, axis=axis)(want)
+            result = np.exp(result) if self.log else result
+        if holes is not None:
+            nearest = np.ix_(*(np.abs(have[:, None] - want).argmin(0) for have, want in zip(nodes, at, strict=True)))
+            result = np.where(holes[nearest], values[nearest], result)
+        return result
+
+
+LINEAR, CUBIC, CUBIC_LOG = Method(1, False), Method(3, False), Method(3, True)
+
+
+def _patched(values: np.ndarray, dims: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values with holes (NaN, inf) filled from the nearest finite node, and where the holes were."""
+    holes = ~np.isfinite(values)
+    if not holes.any():
+        return values, None
+    if holes.all():
+        return np.ones_like(values), holes
+    flat = values.reshape(*values.shape[:dims], -1)
+    gaps = holes.reshape(flat.shape)
+    filled = flat.copy()
+    for k in range(flat.shape[-1]):
+        if gaps[..., k].all():
+            filled[..., k] = 1.0
+        elif gaps[..., k].any():
+            source = distance_transform_edt(gaps[..., k], return_distances=False, return_indices=True)
+            filled[..., k] = flat[..., k][tuple(source)]
+    return filled.reshape(values.shape), holes
+
+
+def candidates(values: np.ndarray, smooth: bool) -> tuple[Method, ...]:
+    """Methods worth trying. Step functions (accuracy) are joined linearly: a spline would overshoot."""
+    if not smooth:
+        return (LINEAR,)
+    finite = values[np.isfinite(values)]
+    return (CUBIC_LOG, CUBIC) if finite.size and finite.min() > 0 else (CUBIC,)
+
+
+def disagreement(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Largest difference as a fraction of the range of `true`, on the worse of the linear and log scales.
+
+    A prediction that misses a NaN or an infinity disagrees infinitely; where both agree on one, not at all.
+    """
+    finite = np.isfinite(true)
+    if not np.array_equal(finite, np.isfinite(predicted)):
+        return np.inf
+    if not finite.any():
+        return 0.0
+    p, t = predicted[finite], true[finite]
+    worst = _share(p, t)
+    if t.min() > 0:
+        worst = max(worst, _share(np.log(p), np.log(t)) if p.min() > 0 else np.inf)
+    return float(worst)
+
+
+def _share(p: np.ndarray, t: np.ndarray) -> float:
+    largest = np.abs(p - t).max()
+    rounding = 64 * np.finfo(np.float32).eps * np.abs(t).max()
+    return largest / max(np.ptp(t), rounding, np.finfo(float).tiny)

@@ -1,0 +1,267 @@
+"""Problem: the loss as a function of weights, for any module, loss and data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import losses
+from .checkpoints import Checkpoint, load_checkpoint, persistent_state
+from .data import FrozenData, freeze
+from .errors import ProblemError
+from .losses import Measure
+from .provenance import code_digest
+from .reading import CheckpointFile
+from .replica import Replica, tracked_norms, trial
+from .weights import Structure
+
+CALIBRATION_SAMPLES = 1024
+
+
+class Problem:
+    """Model, loss and frozen evaluation data, ready to be evaluated at any weights.
+
+    The caller's model is copied and never touched. Data are drawn once, in one order.
+
+    model: any nn.Module with real, dense parameters.
+    loss: "cross_entropy", "mse" (mean over outputs), "half_squared_error" (half the sum over outputs, mean over
+        samples), "model" (the model returns it, as Hugging Face models do), a torch loss module, a function
+        loss(output, target), or a function loss(model, batch) (its first parameter is named ``model``).
+        Class targets equal to -100 are left out. A function returns a scalar, the mean over the batch, or with
+        reduction="none" one value a sample or token. It may return (value, weight), where the weight counts what
+        the value averages (tokens, pixels).
+    data: (inputs, targets), a dict of tensors, a Dataset, a DataLoader, or an iterable of batches.
+    metrics: names ("accuracy", "loss_per_class") and/or a dict of functions like the loss. Default: accuracy for
+        classifiers.
+    batchnorm: "recalibrated" (default where there are running statistics: re-estimated at every point on
+        `calibration`), "frozen" (the checkpoint's) or "batch" (those of each batch).
+    calibration: data for "recalibrated"; default: at most 1024 of the evaluation samples.
+    batch_size: how tensors and Datasets are batched; it matters for "batch" and for a loss that is no mean over
+        samples.
+    samples: evaluate on so many samples only (a random subset, seed 0, where the data allow it).
+    seed: allows layers that draw random numbers, with this seed at each evaluation.
+    dtype, device: of the arithmetic; sums over the data are float64.
+
+    Raises ProblemError, DataError.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: str | nn.Module | Callable,
+        data: Any,
+        *,
+        metrics: Iterable[str] | Mapping[str, Callable] | None = None,
+        reduction: str = "mean",
+        batchnorm: str | None = None,
+        calibration: Any = None,
+        batch_size: int = 256,
+        samples: int | None = None,
+        seed: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        name: str | None = None,
+    ):
+        if not isinstance(model, nn.Module):
+            raise ProblemError(f"The model is a {type(model).__name__}; pass a torch.nn.Module.")
+        if not dtype.is_floating_point:
+            raise ProblemError(f"dtype is {dtype}; pass a floating-point dtype such as torch.float32.")
+        model = _unwrapped(model)
+        self.name = name or type(model).__name__
+        self.dtype, self.device, self.seed = dtype, torch.device(device), seed
+        self.structure = Structure.of(model)
+        self.code_digest = code_digest(model, loss, metrics)
+        self.model = _own_copy(model).to(self.device, dtype)
+        self.data = freeze(data, batch_size=batch_size, samples=samples).to(self.device, dtype)
+        self.batch_size = batch_size
+        self.batchnorm_choices = _batchnorm_choices(self.model)
+        self.batchnorm = self._choice(batchnorm)
+        self.calibration = self._calibration(calibration)
+        self.needs_grad = self.changes_batches = False
+        self.measures = [losses.loss_measure(loss, reduction, model)]
+        self.measures += self._metrics(metrics, reduction)
+        facts = trial(self)
+        self.needs_grad, self.changes_batches = facts.needs_grad, facts.changes_batches
+        self._checkpoint = Checkpoint.of(self.model, self.name)
+
+    def __repr__(self) -> str:
+        return (
+            f"Problem({self.name!r}, {self.structure.numel:,} parameters, {self.n:,} samples, "
+            f"metrics={list(self.metrics)}, batchnorm={self.batchnorm!r})"
+        )
+
+    @property
+    def n(self) -> int:
+        """Number of evaluation samples."""
+        return self.data.n
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(measure.name for measure in self.measures)
+
+    def with_batchnorm(self, policy: str) -> Problem:
+        """The same problem under another BatchNorm policy; model and data are shared."""
+        other = copy.copy(self)
+        other.batchnorm = self._choice(policy)
+        return other
+
+    def checkpoint(
+        self,
+        source: str | Path | CheckpointFile | Mapping[str, Tensor] | nn.Module | Checkpoint | None = None,
+        *,
+        name: str | None = None,
+        key: str | None = None,
+    ) -> Checkpoint:
+        """A checkpoint of this problem's model: from a file, a state dict or a module; None is the model as given.
+
+        Raises CheckpointError if it does not fit.
+        """
+        if source is None:
+            return self._checkpoint
+        if isinstance(source, Checkpoint):
+            return source
+        if isinstance(source, nn.Module):
+            source, name = persistent_state(_unwrapped(source)), name or "model"
+        return load_checkpoint(source, self.model, key=key, name=name)
+
+    def measure(self, checkpoint: Checkpoint | None = None) -> dict[str, tuple[Any, Any]]:
+        """Mean and standard error of each metric at a checkpoint, under the problem's BatchNorm policy.
+
+        Values are floats, or arrays [classes] for metrics of each class.
+        """
+        replica = Replica(self)
+        replica.load(checkpoint or self._checkpoint)
+        return replica.measure()
+
+    def blocks(self, size: int | None) -> list[Any]:
+        """Evaluation batches: `size` samples each where a batch means nothing to the loss, else as given."""
+        return self.data.batches() if size is None or not self.free_blocks else self.data.blocks(size)
+
+    @property
+    def free_blocks(self) -> bool:
+        """Whether samples may be cut into blocks of any size without changing a value beyond rounding."""
+        return (
+            self.data.mergeable
+            and all(measure.per_sample for measure in self.measures)
+            and self.batchnorm != "batch"
+        )
+
+    def provenance(self) -> dict[str, Any]:
+        """What determines this problem's values, as JSON-ready facts."""
+        calibrated = self.calibration if self.batchnorm == "recalibrated" else None
+        return {
+            "problem": self.name,
+            "model": type(self.model).__name__,
+            "parameters": self.structure.numel,
+            "loss": self.measures[0].long_name,
+            "metrics": list(self.metrics),
+            "code": self.code_digest,
+            "data": {"samples": self.n, "sha256": self.data.digest},
+            "batchnorm": self.batchnorm,
+            "calibration": {"samples": calibrated.n, "sha256": calibrated.digest} if calibrated else None,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "stochastic_seed": self.seed,
+        }
+
+    def _choice(self, policy: str | None) -> str:
+        choices = self.batchnorm_choices
+        if policy is None:
+            return choices[0]
+        if policy not in choices:
+            raise ProblemError(
+                f"batchnorm is {policy!r}; accepted for {self.name} are {list(choices)}"
+                + (" (it has no layer with running statistics)." if choices == ("none",) else ".")
+            )
+        return policy
+
+    def _calibration(self, data: Any) -> FrozenData | None:
+        if "recalibrated" not in self.batchnorm_choices:
+            return None
+        frozen = self.data if data is None else freeze(data, batch_size=self.batch_size)
+        return frozen.subset(CALIBRATION_SAMPLES).to(self.device, self.dtype)
+
+    def _metrics(self, metrics: Iterable[str] | Mapping[str, Callable] | None, reduction: str) -> list[Measure]:
+        loss = self.measures[0]
+        if metrics is None:
+            metrics = ["accuracy"] if _classifies(loss, self.data) else []
+        if isinstance(metrics, str):
+            metrics = [metrics]
+        found = []
+        for name in metrics:
+            if isinstance(metrics, Mapping) and callable(metrics[name]):
+                found.append(losses.user_measure(_valid_name(name), metrics[name], reduction))
+            elif name == "accuracy":
+                found.append(losses.accuracy())
+            elif name == "loss_per_class":
+                if loss.takes_model or not loss.per_sample:
+                    raise ProblemError(
+                        "loss_per_class needs a loss with one value a sample: 'cross_entropy', or your own of "
+                        "(output, target) with reduction='none'."
+                    )
+                found.append(losses.loss_per_class(loss, _classes(self.data)))
+            else:
+                raise ProblemError(
+                    f"Unknown metric {name!r}; accepted are 'accuracy', 'loss_per_class', or a dict of name to function."
+                )
+        return found
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return _unwrapped(model.module)
+    if hasattr(model, "_orig_mod"):  # torch.compile
+        return _unwrapped(model._orig_mod)
+    return model
+
+
+def _own_copy(model: nn.Module) -> nn.Module:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ProblemError("The model is a TorchScript module; pass the nn.Module that it was made from.")
+    for name, module in model.named_modules():
+        if hasattr(module, "_orig_mod"):
+            raise ProblemError(f"'{name}' is compiled; pass the model without torch.compile.")
+        if "quantized" in type(module).__module__:
+            raise ProblemError(f"'{name}' is quantised ({type(module).__name__}); pass the floating-point model.")
+    try:
+        own = copy.deepcopy(model)
+    except Exception as error:
+        raise ProblemError(
+            f"{type(model).__name__} cannot be copied with copy.deepcopy ({type(error).__name__}: {error}). The copy "
+            "protects your model. Modules that hold computed tensors (the old torch.nn.utils.weight_norm, caches) "
+            "are the usual cause: use torch.nn.utils.parametrizations, or clear the cache first."
+        ) from error
+    own.eval()
+    for parameter in own.parameters():
+        parameter.grad = None
+    return own
+
+
+def _batchnorm_choices(model: nn.Module) -> tuple[str, ...]:
+    return ("recalibrated", "frozen", "batch") if tracked_norms(model) else ("none",)
+
+
+def _classifies(loss: Measure, data: FrozenData) -> bool:
+    if loss.takes_model or not loss.per_sample or "entropy" not in loss.long_name or "binary" in loss.long_name:
+        return False
+    target = losses.target_of(data.batches()[0])
+    return isinstance(target, Tensor) and target.dtype in (torch.int64, torch.int32, torch.uint8)
+
+
+def _classes(data: FrozenData) -> int:
+    targets = [losses.target_of(batch) for batch in data.batches()]
+    if any(t.is_floating_point() or t.ndim != 1 for t in targets):
+        raise ProblemError("loss_per_class needs integer targets [samples].")
+    return int(max(t.max() for t in targets)) + 1
+
+
+def _valid_name(name: str) -> str:
+    if not isinstance(name, str) or not name.isidentifier() or name in ("loss", "computed"):
+        raise ProblemError(f"A metric is named {name!r}; use an identifier other than 'loss' and 'computed'.")
+    return name
+

@@ -1,0 +1,177 @@
+"""Projects: a Python file of the user's own that names problems and checkpoints.
+
+The contract of ``my_project.py``:
+
+* ``problem``, a Problem, or ``problems``, a dict of name to Problem. Required.
+* ``checkpoints``, optional: a path, a list of paths, or a dict of name to path, (path, key), state dict or
+  module; with several problems also a dict of problem name to one of these. In a list a path may be a file, a
+  folder or a pattern such as ``runs/*.pt``, relative to the project file. The key picks one of several state
+  dicts in a file. Without ``checkpoints`` the one checkpoint is the model as given.
+
+The file runs once when the project is loaded, with its folder first on the import path. An exception in it is a
+ProjectError that carries the user's own traceback.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .checkpoints import Checkpoint
+from .errors import CheckpointError, ProjectError
+from .problem import Problem
+
+SUFFIXES = (".pt", ".pth", ".th", ".ckpt", ".bin", ".safetensors")
+
+
+class Project:
+    """Problems by name, and for each the checkpoints that belong to it, loaded when asked for.
+
+    problems: one Problem or a dict. checkpoints: see this module. Raises ProjectError.
+    """
+
+    def __init__(self, problems: Any, checkpoints: Any = None, *, name: str = "project", path: Path | None = None):
+        if isinstance(problems, Problem):
+            problems = {problems.name: problems}
+        if not isinstance(problems, Mapping) or not problems:
+            raise ProjectError(f"problems is a {type(problems).__name__}; expected a Problem or a dict of name to Problem.")
+        for key, value in problems.items():
+            if not isinstance(value, Problem):
+                raise ProjectError(f"problems[{key!r}] is a {type(value).__name__}; expected an analysis.Problem.")
+        self.name, self.path = name, path
+        self.problems: dict[str, Problem] = dict(problems)
+        folder = path.parent if path else Path()
+        per_problem = isinstance(checkpoints, Mapping) and checkpoints and set(checkpoints) <= set(problems)
+        self._sources = {
+            key: _named(checkpoints.get(key) if per_problem else checkpoints, folder) for key in self.problems
+        }
+
+    def __repr__(self) -> str:
+        return f"Project({self.name!r}, {list(self.problems)})"
+
+    def checkpoint_names(self, problem: str) -> tuple[str, ...]:
+        return tuple(self._sources[self._known(problem)])
+
+    def checkpoint(self, problem: str, name: str) -> Checkpoint:
+        """Load a checkpoint. Raises CheckpointError if there is none of that name, or if it does not fit."""
+        sources = self._sources[self._known(problem)]
+        if name not in sources:
+            raise CheckpointError(f"'{problem}' has no checkpoint '{name}'; there are {list(sources)}.")
+        source, key = sources[name] if isinstance(sources[name], tuple) else (sources[name], None)
+        return self.problems[problem].checkpoint(source, name=name, key=key)
+
+    def _known(self, problem: str) -> str:
+        if problem not in self.problems:
+            raise ProjectError(f"There is no problem '{problem}' in {self.name}; there are {list(self.problems)}.")
+        return problem
+
+
+def _named(checkpoints: Any, folder: Path) -> dict[str, Any]:
+    if checkpoints is None:
+        return {"model as given": None}
+    if isinstance(checkpoints, Mapping) and not all(_is_source(v) for v in checkpoints.values()):
+        bad = next(key for key, value in checkpoints.items() if not _is_source(value))
+        raise ProjectError(
+            f"checkpoints[{bad!r}] is a {type(checkpoints[bad]).__name__}; expected a path, (path, key), a state dict or a module."
+        )
+    if isinstance(checkpoints, Mapping):
+        return {
+            str(name): _placed(value, folder) for name, value in checkpoints.items()
+        }
+    if isinstance(checkpoints, (str, Path)):
+        checkpoints = [checkpoints]
+    if not isinstance(checkpoints, (list, tuple)) or not all(isinstance(c, (str, Path)) for c in checkpoints):
+        raise ProjectError(
+            f"checkpoints is a {type(checkpoints).__name__}; expected a path, a list of paths, or a dict of name to "
+            "path, state dict or module."
+        )
+    files = [file for entry in checkpoints for file in _files(entry, folder)]
+    if not files:
+        raise ProjectError(f"checkpoints = {[str(c) for c in checkpoints]} names no file below '{folder or '.'}'.")
+    stems = [file.stem for file in files]
+    return {file.stem if stems.count(file.stem) == 1 else file.name: file for file in files}
+
+
+def _is_source(value: Any) -> bool:
+    keyed = isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, (str, Path)) for v in value)
+    return keyed or isinstance(value, (str, Path, Mapping, nn.Module, Checkpoint))
+
+
+def _placed(value: Any, folder: Path) -> Any:
+    if isinstance(value, tuple):
+        return _resolved(value[0], folder), value[1]
+    return _resolved(value, folder) if isinstance(value, (str, Path)) else value
+
+
+def _resolved(entry: str | Path, folder: Path) -> Path:
+    entry = Path(entry).expanduser()
+    return entry if entry.is_absolute() else folder / entry
+
+
+def _files(entry: str | Path, folder: Path) -> list[Path]:
+    path = _resolved(entry, folder)
+    if path.is_dir():
+        found = [file for file in path.iterdir() if file.suffix in SUFFIXES]
+    elif any(mark in path.name for mark in "*?["):
+        found = [file for file in path.parent.glob(path.name) if file.is_file()]
+    else:
+        found = [path]
+    return sorted(found, key=lambda file: _numeric(file.name))
+
+
+def _numeric(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts step-9 before step-10."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def load_project(path: str | Path) -> Project:
+    """Run a project file and take what it names. Raises ProjectError with the user's traceback as `details`."""
+    path = Path(path)
+    if not path.is_file():
+        raise ProjectError(f"There is no project file '{path}'. Give the path of a Python file that defines `problem`.")
+    if path.suffix != ".py":
+        raise ProjectError(f"'{path.name}' is not a Python file; a project is a .py file that defines `problem`.")
+    module = _run(path.resolve())
+    problems = getattr(module, "problems", None) or getattr(module, "problem", None)
+    if problems is None:
+        raise ProjectError(
+            f"'{path.name}' defines neither `problem` (an analysis.Problem) nor `problems` (a dict of them)."
+        )
+    try:
+        return Project(problems, getattr(module, "checkpoints", None), name=path.stem, path=path.resolve())
+    except ProjectError as error:
+        raise ProjectError(f"In '{path.name}': {error}") from error
+
+
+def _run(path: Path) -> Any:
+    name = f"landscape_project_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))
+    sys.modules[name] = module  # classes defined in the file must be found by their module's name
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(name, None)
+        raise _failed(path, error) from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def _failed(path: Path, error: BaseException) -> ProjectError:
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
+    where = f", line {line}" if line else ""
+    failure = ProjectError(f"'{path.name}'{where}: {type(error).__name__}: {error}")
+    failure.details = "".join(traceback.format_exception(error))
+    return failure

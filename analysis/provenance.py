@@ -1,0 +1,82 @@
+"""Where a number came from: digests of the code that defines it, and the versions that ran it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+DISTRIBUTION = "landscape-explorer"
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what computes, by name."""
+    found = {"python": sys.version.split()[0], "torch": str(torch.__version__)}
+    for name in (DISTRIBUTION, "numpy", "scipy", "xarray"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def code_digest(*objects: Any) -> str:
+    """SHA-256 over the user's own source that defines the given modules, functions and values.
+
+    Of each class or function outside installed packages the whole source file counts, so that an edited
+    function that a loss calls counts too; source typed into a session counts by itself.
+    """
+    texts = {text for obj in objects for text in _sources(obj)}
+    hasher = hashlib.sha256()
+    for text in sorted(texts):
+        hasher.update(text.encode())
+    return hasher.hexdigest()
+
+
+def _sources(obj: Any) -> Iterator[str]:
+    if isinstance(obj, nn.Module):
+        yield repr(obj)
+        for module in obj.modules():
+            yield _source(type(module))
+    elif isinstance(obj, Mapping):
+        for name, value in obj.items():
+            yield str(name)
+            yield from _sources(value)
+    elif isinstance(obj, (str, type(None))):
+        yield str(obj)
+    elif callable(obj):
+        yield _source(obj)
+    elif isinstance(obj, Iterable):
+        for value in obj:
+            yield from _sources(value)
+
+
+def _source(obj: Any) -> str:
+    target = obj if inspect.isclass(obj) or inspect.isroutine(obj) else type(obj)
+    name = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
+    try:
+        file = Path(inspect.getsourcefile(target) or "")
+    except TypeError:
+        return name
+    if _installed(file):
+        return name
+    if file.is_file():
+        return name + file.read_text(encoding="utf-8", errors="replace")
+    try:
+        return name + inspect.getsource(target)
+    except (OSError, TypeError):
+        code = getattr(target, "__code__", None)
+        return name + (code.co_code.hex() + repr(code.co_consts) if code else "")
+
+
+def _installed(file: Path) -> bool:
+    places = {sysconfig.get_path(key) for key in ("purelib", "platlib", "stdlib", "platstdlib")}
+    return any(file.is_relative_to(place) for place in places if place)

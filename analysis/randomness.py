@@ -1,0 +1,39 @@
+"""The global random number generators, left as they were found."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def untouched_rng() -> Iterator[None]:
+    """Restore the global generators of torch (CPU and CUDA), NumPy and Python on leaving.
+
+    Never hold this open across a yield of results.
+    """
+    torch_state = torch.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        torch.set_rng_state(torch_state)
+        if cuda_states:
+            torch.cuda.set_rng_state_all(cuda_states)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+
+
+def rng_fingerprint() -> int:
+    """A number that changes when anything draws from the global generators of torch, NumPy or Python."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():
+        states += torch.cuda.get_rng_state_all()
+    numpy_state = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
+    drawn = tuple(state.numpy().tobytes() for state in states)
+    return hash((drawn, numpy_state["key"].tobytes(), numpy_state["pos"], random.getstate()))

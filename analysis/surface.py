@@ -1,0 +1,318 @@
+"""Loss surfaces: a line or plane sampled coarse to fine, until the picture stops changing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from .errors import LandscapeError
+from .evaluate import Evaluator, Rows, Strategy, store
+from .interpolation import LINEAR, Method, candidates, disagreement
+from .losses import Measure
+from .problem import Problem
+from .replica import as_rows
+from .results import provenance_json
+from .subspace import Extent, Subspace
+
+COARSEST_CELLS = {1: 8, 2: 4}
+
+
+def surface(
+    problem: Problem,
+    subspace: Subspace,
+    *,
+    extent: Extent | tuple[float, float] | None = None,
+    resolution: int | Sequence[int] = 101,
+    tolerance: float = 0.01,
+    dense: bool = False,
+    strategy: Strategy | None = None,
+) -> Iterator[xr.Dataset]:
+    """The problem's metrics over a line or plane, as a generator of better and better Datasets.
+
+    Samples lie on nested grids, each with half the spacing of the one before. Values between them are splines
+    of the values or of their logarithm, whichever predicts the next level better. Refinement stops when the
+    picture of the loss is within `tolerance` of the truth, estimated by what the newest level disagreed with;
+    a picture that does not get there is evaluated at each of its points.
+
+    extent: (low, high) of each axis, in units of the axes. Default: `subspace.default_extent()`.
+    resolution: points of the picture along each axis, one number or one an axis.
+    tolerance: largest error of the loss as a fraction of its range, on the linear and the log scale.
+    dense: evaluate each point of the picture and interpolate nothing.
+    strategy: a recorded one, for the same bits again; None measures.
+
+    Yields xarray Datasets (see `analysis.results`), each valid by itself: progress, evaluations, interpolation
+    error and status ("running", "converged", "unconverged", "dense") are attributes. Close the generator to
+    cancel. Raises LandscapeError for bad arguments, before anything is evaluated.
+    """
+    extent = _valid_extent(subspace, extent)
+    shape = _valid_resolution(subspace, resolution)
+    if not 0 < tolerance < 1:
+        raise LandscapeError(f"tolerance is {tolerance}; expected a fraction of the range between 0 and 1.")
+    return _Surface(problem, subspace, extent, shape, tolerance).run(dense, strategy)
+
+
+def _valid_extent(subspace: Subspace, extent: Extent | tuple[float, float] | None) -> Extent:
+    dims = len(subspace.axes)
+    if extent is None:
+        return subspace.default_extent()
+    array = np.asarray(extent, dtype=np.float64)
+    if array.shape == (2,):
+        array = np.tile(array, (dims, 1))
+    if array.shape != (dims, 2) or not np.isfinite(array).all() or (array[:, 0] >= array[:, 1]).any():
+        raise LandscapeError(f"extent is {extent}; expected (low, high) for each of the axes {subspace.names}, low < high.")
+    return tuple((float(low), float(high)) for low, high in array)
+
+
+def _valid_resolution(subspace: Subspace, resolution: int | Sequence[int]) -> tuple[int, ...]:
+    dims = len(subspace.axes)
+    shape = (resolution,) * dims if isinstance(resolution, (int, np.integer)) else tuple(resolution)
+    if len(shape) != dims or any(not isinstance(n, (int, np.integer)) or n < 2 for n in shape):
+        raise LandscapeError(f"resolution is {resolution}; expected a number of points of at least 2, or one an axis.")
+    return tuple(int(n) for n in shape)
+
+
+class _Grid:
+    """Samples on a grid of nodes: metrics [*nodes, ...], NaN where `known` is False."""
+
+    def __init__(self, extent: Extent, shape: Sequence[int]):
+        # symmetric in the ends, so that an extent symmetric about 0 has a node at exactly 0
+        self.nodes = tuple(
+            (low * np.arange(n - 1, -1, -1) + high * np.arange(n)) / (n - 1)
+            for (low, high), n in zip(extent, shape, strict=True)
+        )
+        self.shape = tuple(shape)
+        self.size = int(np.prod(shape))
+        self.known = np.zeros(self.shape, dtype=bool)
+        self.rows: Rows = {}
+
+    def missing(self) -> np.ndarray:
+        """Coordinates [points, axes] of the nodes not known yet, in C order."""
+        grid = np.meshgrid(*self.nodes, indexing="ij")
+        return np.stack([axis[~self.known] for axis in grid], -1)
+
+    def store(self, where: np.ndarray, rows: Rows) -> None:
+        """Write rows at flat node numbers [points]."""
+        flat = {name: tuple(v.reshape(self.size, *v.shape[len(self.shape) :]) for v in pair) for name, pair in self.rows.items()}
+        store(flat, self.size, where, rows)
+        self.rows = {
+            name: (means.reshape(*self.shape, *means.shape[1:]), errors.reshape(*self.shape, *errors.shape[1:]))
+            for name, (means, errors) in flat.items()
+        }
+        self.known.reshape(-1)[where] = True
+
+    def halved(self, extent: Extent) -> _Grid:
+        """The next nested grid, with this one's samples in it."""
+        finer = _Grid(extent, [2 * n - 1 for n in self.shape])
+        even = np.ix_(*(np.arange(0, n, 2) for n in finer.shape))
+        numbers = np.arange(finer.size).reshape(finer.shape)[even].reshape(-1)
+        flat = {
+            name: tuple(v.reshape(self.size, *v.shape[len(self.shape) :]) for v in pair) for name, pair in self.rows.items()
+        }
+        finer.store(numbers, flat)
+        return finer
+
+
+class _Surface:
+    """One run: what has been sampled, and how to show it."""
+
+    def __init__(
+        self, problem: Problem, subspace: Subspace, extent: Extent, shape: tuple[int, ...], tolerance: float
+    ):
+        self.problem, self.subspace = problem, subspace
+        self.extent, self.tolerance = extent, tolerance
+        self.picture = _Grid(extent, shape)
+        self.methods: dict[str, Method] = {}
+        self.disagreements: dict[str, list[float]] = {m.name: [] for m in problem.measures}
+        self.chunks: list[tuple[np.ndarray, Rows]] = []
+
+    def run(self, dense: bool, strategy: Strategy | None) -> Iterator[xr.Dataset]:
+        self.evaluator = Evaluator(self.problem, self.subspace, strategy)
+        self.started = time.perf_counter()
+        self.marker_variables = self._marker_variables()
+        self.provenance = provenance_json(
+            self.problem,
+            self.subspace,
+            self.evaluator.strategy.record(),
+            extent=self.extent,
+            resolution=self.picture.shape,
+            tolerance=self.tolerance,
+        )
+        complete = None
+        level = self.picture if dense else _Grid(self.extent, self._coarsest())
+        while level.size < self.picture.size:
+            yield from self._fill(level, complete)
+            if complete is not None:
+                self._compare(complete, level)
+            complete = level
+            if self.error("loss") <= self.tolerance:
+                yield self._dataset(complete, level.size, "converged")
+                return
+            level = level.halved(self.extent)
+        yield from self._fill(self.picture, complete)
+        yield self._dataset(complete, self.picture.size, "dense" if dense else "unconverged")
+
+    def error(self, name: str) -> float:
+        """Estimated error of the newest complete level, as a fraction of the range; NaN when unknown.
+
+        The newest disagreement is the error of the level before. Each level so far has lowered it by some
+        factor; the next is taken to lower it as the last one did, by at most 16 (a cubic spline's best).
+        """
+        history = self.disagreements[name]
+        if not history:
+            return np.nan
+        if len(history) == 1 or not np.isfinite(history[-2]) or history[-2] == 0:
+            return history[-1]
+        return history[-1] * float(np.clip(history[-1] / history[-2], 1 / 16, 1))
+
+    def _coarsest(self) -> list[int]:
+        """Nodes of the first level: about square cells, at least 3 nodes along each axis."""
+        lengths = np.array([high - low for low, high in self.extent])
+        cells = COARSEST_CELLS[len(lengths)] * lengths / np.exp(np.log(lengths).mean())
+        return [int(np.clip(round(c), 2, 16)) + 1 for c in cells]
+
+    def _fill(self, grid: _Grid, complete: _Grid | None) -> Iterator[xr.Dataset]:
+        numbers = np.flatnonzero(~grid.known)
+        coordinates = grid.missing()
+        planned = self.evaluator.evaluations + len(numbers)
+        for place, rows in self.evaluator.chunks(coordinates):
+            grid.store(numbers[place], rows)
+            self.chunks.append((coordinates[place], rows))
+            yield self._dataset(complete if complete is not None else grid, planned, "running")
+
+    def _compare(self, coarse: _Grid, fine: _Grid) -> None:
+        for measure in self.problem.measures:
+            true = fine.rows[measure.name][0]
+            scores = {
+                method: disagreement(method(coarse.nodes, coarse.rows[measure.name][0], fine.nodes), true)
+                for method in candidates(true, measure.smooth)
+            }
+            best = min(scores, key=lambda method: scores[method])
+            self.methods[measure.name] = best
+            self.disagreements[measure.name].append(scores[best])
+
+    def _markers(self) -> list[dict[str, tuple[Any, Any]]]:
+        found = [self.evaluator.at_checkpoint(i) for i in range(len(self.subspace.markers))]
+        if "frozen" in self.problem.batchnorm_choices and self.problem.batchnorm != "frozen":
+            stored = self.problem.with_batchnorm("frozen")
+            for values, marker in zip(found, self.subspace.markers, strict=True):
+                values["loss_frozen"] = stored.measure(marker)["loss"]
+        return found
+
+    def _dataset(self, shown: _Grid | None, planned: int, status: str) -> xr.Dataset:
+        names = self.subspace.names
+        done = self.evaluator.evaluations
+        each = self.evaluator.seconds / max(done, 1)
+        ds = xr.Dataset(
+            {**self._picture(shown), **self._samples(), **self.marker_variables},
+            coords={
+                name: (name, nodes, {"long_name": axis.label, "units": axis.units})
+                for name, nodes, axis in zip(names, self.picture.nodes, self.subspace.axes, strict=True)
+            },
+            attrs={
+                "title": self.subspace.title,
+                "status": status,
+                "progress": 1.0 if status != "running" else min(done / planned, 0.999),
+                "evaluations": done,
+                "planned_evaluations": planned,
+                "elapsed_s": time.perf_counter() - self.started,
+                "eta_s": (planned - done) * each if status == "running" else 0.0,
+                "interpolation_error": self.error("loss"),
+                "tolerance": self.tolerance,
+                "equal_aspect": int(self.subspace.equal_aspect),
+                "provenance": self.provenance,
+            },
+        )
+        return ds.transpose(*reversed(names), "sample", "marker", ..., missing_dims="ignore")
+
+    def _picture(self, shown: _Grid | None) -> dict[str, Any]:
+        names = self.subspace.names
+        variables: dict[str, Any] = {}
+        for measure in self.problem.measures:
+            method = self._method(measure, shown)
+            attrs = {"long_name": measure.long_name, "units": measure.units}
+            facts = {"interpolation": method.name, "interpolation_error": self.error(measure.name)}
+            dims = (*names, "class") if measure.classes else names
+            for part, (name, more) in enumerate(
+                [(measure.name, facts), (f"{measure.name}_se", {"long_name": f"standard error of {measure.long_name}"})]
+            ):
+                values, known = self._shown(shown, measure, method if part == 0 else LINEAR, part)
+                variables[name] = dims, values, {**attrs, **more}
+        variables["computed"] = names, known, {"long_name": "evaluated at exactly this point"}
+        return variables
+
+    def _method(self, measure: Measure, shown: _Grid | None) -> Method:
+        """How to interpolate: what predicted the newest level best, or the first choice before there were two."""
+        if measure.name in self.methods:
+            return self.methods[measure.name]
+        known = shown.rows[measure.name][0] if shown is not None and shown.rows else np.ones(1)
+        return candidates(known, measure.smooth)[0]
+
+    def _shown(
+        self, shown: _Grid | None, measure: Measure, method: Method, part: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A metric's means (part 0) or errors (1) on the picture, and where they are evaluated, not interpolated."""
+        picture, target = self.picture, self.picture.nodes
+        values = np.full((*picture.shape, *([measure.classes] if measure.classes else [])), np.nan)
+        known = picture.known.copy()
+        if shown is not None and shown is not picture and shown.rows:
+            samples = shown.rows[measure.name][part]
+            if shown.known.all():
+                values = method(shown.nodes, samples, target)
+            else:
+                nearest = (np.abs(have[:, None] - want).argmin(0) for have, want in zip(shown.nodes, target, strict=True))
+                values = samples[np.ix_(*nearest)]
+            here, there = self._common(shown)
+            values[here] = np.where(_like(shown.known[there], samples[there]), samples[there], values[here])
+            known[here] |= shown.known[there]
+        if picture.rows:
+            own = picture.rows[measure.name][part]
+            values = np.where(_like(picture.known, own), own, values)
+        return values, known
+
+    def _common(self, grid: _Grid) -> tuple[tuple, tuple]:
+        """Index grids of the points that the picture shares with a grid of samples: in the picture, in the grid."""
+        here, there = [], []
+        for mine, theirs, (low, high) in zip(self.picture.nodes, grid.nodes, self.extent, strict=True):
+            same = np.abs(mine[:, None] - theirs) < 1e-9 * (high - low)
+            i, j = np.nonzero(same)
+            here.append(i)
+            there.append(j)
+        return np.ix_(*here), np.ix_(*there)
+
+    def _samples(self) -> dict[str, Any]:
+        coordinates = np.concatenate([c for c, _ in self.chunks])
+        variables: dict[str, Any] = {
+            f"sample_{name}": ("sample", coordinates[:, i]) for i, name in enumerate(self.subspace.names)
+        }
+        for measure in self.problem.measures:
+            dims = ("sample", "class") if measure.classes else ("sample",)
+            for part, suffix in enumerate(("", "_se")):
+                values = np.concatenate([rows[measure.name][part] for _, rows in self.chunks])
+                variables[f"sample_{measure.name}{suffix}"] = dims, values
+        return variables
+
+    def _marker_variables(self) -> dict[str, Any]:
+        markers = self.subspace.markers
+        spots = [self.subspace.project(marker) for marker in markers]
+        variables: dict[str, Any] = {"marker_name": ("marker", np.array([m.name for m in markers], dtype=object))}
+        for i, name in enumerate(self.subspace.names):
+            variables[f"marker_{name}"] = "marker", np.array([spot[i] for spot, _ in spots])
+        variables["marker_residual"] = (
+            "marker",
+            np.array([residual for _, residual in spots]),
+            {"long_name": "distance from the subspace", "units": "weight space"},
+        )
+        for name, (means, errors) in as_rows(self._markers()).items():
+            dims = ("marker", "class") if means.ndim > 1 else ("marker",)
+            variables[f"marker_{name}"] = dims, means
+            variables[f"marker_{name}_se"] = dims, errors
+        return variables
+
+
+def _like(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The mask with trailing dims of length 1, to select among values [*mask.shape, ...]."""
+    return mask.reshape(*mask.shape, *[1] * (values.ndim - mask.ndim))
