@@ -1,0 +1,286 @@
+"""Surfaces against functions whose values are known in closed form."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from models import Tied, classification, linear_regression, mlp, mlp_problem, trained_conv_bn
+from torch import nn
+
+from analysis import Checkpoint, LandscapeError, Line, Plane, Problem, Strategy, evaluate, provenance, surface
+
+
+def last(results) -> xr.Dataset:
+    *_, ds = results
+    return ds
+
+
+def affine_loss(output, target):
+    return output.mean() + target.mean()
+
+
+def closed_form_affine(x, y, plane, a, b):
+    """loss = mean(x w' + bias) + mean(y), which is affine in the weights."""
+
+    def value(w):
+        return float((x.double() @ w["weight"].double().T + w["bias"].double()).mean())
+
+    base = value(plane.origin.weights) + float(y.double().mean())
+    slopes = [value(axis.weights) for axis in plane.axes]
+    return base + slopes[0] * a + slopes[1] * b
+
+
+def closed_form_quadratic(x, y, plane, a, b):
+    """Mean squared error of a linear model: residual r0 + a r1 + b r2."""
+
+    def output(w):
+        return x.double() @ w["weight"].double().T + w["bias"].double()
+
+    r0 = (output(plane.origin.weights) - y.double()).numpy()
+    r1, r2 = (output(axis.weights).numpy() for axis in plane.axes)
+    dot = lambda p, q: (p * q).mean()  # noqa: E731
+    return (
+        dot(r0, r0) + 2 * a * dot(r0, r1) + 2 * b * dot(r0, r2)
+        + a * a * dot(r1, r1) + b * b * dot(r2, r2) + 2 * a * b * dot(r1, r2)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("case", ["affine", "quadratic"])
+@pytest.mark.parametrize(
+    ("extent", "resolution"),
+    [(((-1, 1), (-1, 1)), 21), (((-0.5, 1.5), (-1, 0.25)), (13, 29)), (((-2, 1), (0.5, 1)), (41, 7))],
+)
+@pytest.mark.parametrize("dense", [True, False])
+def test_closed_forms(dtype, relative, case, extent, resolution, dense):
+    model, x, y = linear_regression(dtype)
+    loss, exact = {
+        "affine": (affine_loss, closed_form_affine),
+        "quadratic": ("mse", closed_form_quadratic),
+    }[case]
+    problem = Problem(model, loss, (x, y), dtype=dtype)
+    plane = Plane.random(problem.checkpoint(), include=("weight", "bias"))
+    ds = last(surface(problem, plane, extent=extent, resolution=resolution, dense=dense))
+    truth = exact(x, y, plane, ds.a, ds.b).transpose(*ds.loss.dims)
+    scale = float(np.abs(truth).max())
+    assert float(np.abs(ds.loss - truth).max()) < relative * scale
+    shape = (resolution,) * 2 if isinstance(resolution, int) else resolution
+    assert dict(ds.loss.sizes) == {"a": shape[0], "b": shape[1]}
+    assert (float(ds.a[0]), float(ds.a[-1])) == extent[0]
+    assert (float(ds.b[0]), float(ds.b[-1])) == extent[1]
+    assert ds.attrs["status"] in (("dense",) if dense else ("converged", "unconverged"))
+
+
+class TwoNumbers(nn.Module):
+    """Its loss is any function of two parameters, so that a surface can be drawn on purpose."""
+
+    def __init__(self):
+        super().__init__()
+        self.u, self.v = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+
+
+def drawn(function, **options) -> tuple[Problem, Plane]:
+    problem = Problem(
+        TwoNumbers(), lambda model, batch: function(model.u[0], model.v[0]), (torch.zeros(4, 1),), **options
+    )
+    structure = problem.structure
+    from analysis import Weights
+    from analysis.subspace import Axis
+
+    def axis(u, v):
+        w = Weights({"u": torch.tensor([u]), "v": torch.tensor([v])}, structure)
+        return Axis(w, f"({u}, {v})", "units", w.norm())
+
+    point = problem.checkpoint()
+    return problem, Plane(point, (axis(1.0, 0.0), axis(0.0, 1.0)), (point,), "drawn")
+
+
+def test_axes_are_not_transposed_on_a_grid_that_is_not_square():
+    problem, plane = drawn(lambda u, v: 10 * u + v)
+    ds = last(surface(problem, plane, extent=((0, 2), (0, 4)), resolution=(3, 5), dense=True))
+    assert ds.loss.dims == ("b", "a")
+    for i in range(3):
+        for j in range(5):
+            assert float(ds.loss.sel(a=i, b=j)) == 10 * i + j
+    assert ds.sample_a.values.tolist() == [0.0] * 5 + [1.0] * 5 + [2.0] * 5
+    assert (ds.sample_loss == 10 * ds.sample_a + ds.sample_b).all()
+
+
+def test_the_centre_is_the_checkpoints_own_loss():
+    model, x, y = trained_conv_bn()
+    for policy in ("frozen", "recalibrated", "batch"):
+        problem = Problem(model, "cross_entropy", (x, y), batchnorm=policy)
+        ds = last(surface(problem, Plane.random(problem.checkpoint()), resolution=11))
+        own, error = problem.measure()["loss"]
+        assert float(ds.loss.sel(a=0, b=0)) == pytest.approx(own, rel=1e-6)
+        assert bool(ds.computed.sel(a=0, b=0))
+        assert float(ds.marker_loss[0]) == pytest.approx(own, rel=1e-6)
+        assert float(ds.loss_se.sel(a=0, b=0)) == pytest.approx(error, rel=1e-4)
+        with torch.no_grad():
+            eager = nn.functional.cross_entropy(model.eval()(x), y).item()
+        if policy == "frozen":
+            assert own == pytest.approx(eager, rel=1e-6)
+        else:
+            assert float(ds.marker_loss_frozen[0]) == pytest.approx(eager, rel=1e-6)
+
+
+def test_the_adaptive_picture_agrees_with_the_dense_one():
+    problem = mlp_problem()
+    plane = Plane.random(problem.checkpoint(), seed=3)
+    dense = last(surface(problem, plane, dense=True))
+    adaptive = last(surface(problem, plane, tolerance=0.01))
+    assert adaptive.attrs["status"] == "converged"
+    assert adaptive.attrs["evaluations"] <= dense.attrs["evaluations"] / 30
+    for scale in (lambda v: v, np.log):
+        truth, picture = scale(dense.loss), scale(adaptive.loss)
+        error = float(np.abs(truth - picture).max() / (truth.max() - truth.min()))
+        assert error < 0.01
+        assert adaptive.attrs["interpolation_error"] > 0.2 * error
+    assert adaptive.attrs["interpolation_error"] <= 0.01
+    known = adaptive.computed
+    assert float(np.abs(dense.loss - adaptive.loss).where(known).max()) < 1e-6
+
+
+def test_a_line_agrees_with_the_plane_it_lies_in():
+    problem = mlp_problem()
+    point = problem.checkpoint()
+    other = Checkpoint.of(mlp(seed=1), "other")
+    line = last(surface(problem, Line.through(point, other), extent=(0, 1), resolution=41, dense=True))
+    plane = last(
+        surface(problem, Plane.through(point, other), extent=((0, 1), (-0.1, 0.1)), resolution=(41, 3), dense=True)
+    )
+    assert np.allclose(line.loss, plane.loss.sel(b=0), rtol=1e-5)
+    assert line.marker_t.values == pytest.approx([0, 1], abs=1e-6)
+    assert float(line.loss[-1]) == pytest.approx(float(line.marker_loss[1]), rel=1e-5)
+    assert line.marker_name.values.tolist() == ["Sequential", "other"]
+
+
+def test_what_does_not_converge_is_declared_and_computed_all_the_same():
+    problem, plane = drawn(lambda u, v: 2 + torch.sin(40 * u) * torch.sin(37 * v), dtype=torch.float64)
+    ds = last(surface(problem, plane, resolution=41))
+    assert ds.attrs["status"] == "unconverged"
+    assert bool(ds.computed.all())
+    truth = 2 + np.sin(40 * ds.a) * np.sin(37 * ds.b)
+    assert float(np.abs(ds.loss - truth).max()) < 1e-6
+
+
+def test_nan_and_infinity_are_kept_where_the_loss_returned_them():
+    def walls(u, v):
+        return torch.where(u > 0.5, torch.inf, torch.where(v > 0.5, torch.nan, u * u + v * v))
+
+    problem, plane = drawn(walls, dtype=torch.float64)
+    ds = last(surface(problem, plane, resolution=21))
+    u, v = np.meshgrid(ds.a, ds.b)
+    truth = np.where(u > 0.5, np.inf, np.where(v > 0.5, np.nan, u * u + v * v))
+    assert bool(ds.computed.all())
+    assert np.array_equal(np.isinf(ds.loss), np.isinf(truth))
+    assert np.array_equal(np.isnan(ds.loss), np.isnan(truth))
+    assert np.nanmax(np.abs(np.where(np.isinf(truth), 0, ds.loss - truth))) < 1e-12
+
+
+def test_every_result_on_the_way_is_valid_and_savable(tmp_path):
+    from analysis import load, save
+
+    problem = mlp_problem(metrics=["accuracy", "loss_per_class"])
+    seen = []
+    for ds in surface(problem, Plane.random(problem.checkpoint())):
+        save(ds, tmp_path / "r.nc")
+        back = load(tmp_path / "r.nc")
+        xr.testing.assert_identical(back.drop_attrs(), ds.drop_attrs())
+        assert back.attrs["provenance"] == ds.attrs["provenance"]
+        assert bool((ds.loss.notnull() | ~ds.computed).all())
+        assert set(ds.data_vars) >= {"loss", "loss_se", "accuracy", "loss_per_class", "computed", "marker_loss"}
+        seen.append((ds.attrs["evaluations"], ds.attrs["status"], ds.sizes["sample"]))
+    assert [s[0] for s in seen] == sorted(s[0] for s in seen)
+    assert all(evaluations == samples for evaluations, _, samples in seen)
+    assert [s[1] for s in seen[:-1]] == ["running"] * (len(seen) - 1)
+    assert seen[-1][1] == "converged"
+
+
+def test_provenance_says_what_determines_the_picture():
+    problem = mlp_problem(name="mine")
+    plane = Plane.random(problem.checkpoint(), seed=7)
+    facts = provenance(last(surface(problem, plane, extent=(-0.5, 0.5), resolution=11)))
+    assert facts["problem"] == "mine"
+    assert facts["data"] == {"samples": 64, "sha256": problem.data.digest}
+    assert facts["checkpoints"][0]["sha256"] == problem.checkpoint().digest
+    assert (facts["seed"], facts["normalisation"], facts["batchnorm"]) == (7, "filter", "none")
+    assert facts["extent"] == [[-0.5, 0.5], [-0.5, 0.5]]
+    assert facts["strategy"]["threads"] == torch.get_num_threads()
+    assert facts["versions"]["torch"] == torch.__version__
+
+
+def test_two_runs_with_the_recorded_strategy_are_bit_identical():
+    model, x, y = trained_conv_bn()
+    for policy in ("frozen", "recalibrated"):
+        problem = Problem(model, "cross_entropy", (x, y), batchnorm=policy)
+        plane = Plane.random(problem.checkpoint())
+        first = last(surface(problem, plane, resolution=21))
+        record = Strategy.of(provenance(first)["strategy"])
+        second = last(surface(problem, plane, resolution=21, strategy=record))
+        xr.testing.assert_identical(first.drop_attrs(), second.drop_attrs())
+        assert provenance(second)["strategy"] == provenance(first)["strategy"]
+
+
+def test_blocks_of_any_size_give_the_same_mean():
+    problem = mlp_problem(dtype=torch.float64)
+    plane = Plane.random(problem.checkpoint())
+    coordinates = np.array([[0.0, 0.0], [0.3, -0.7]])
+    threads = torch.get_num_threads()
+    values = [
+        last(evaluate(problem, plane, coordinates, strategy=Strategy(block, threads))).loss.values
+        for block in (1, 7, 64, None)
+    ]
+    for other in values[1:]:
+        assert other == pytest.approx(values[0], rel=1e-12)
+
+
+def test_a_tied_language_model_and_frozen_layers_draw():
+    model = Tied()
+    model.mix.weight.requires_grad_(False)
+    tokens = torch.randint(0, 11, (20, 9), generator=torch.Generator().manual_seed(0))
+    problem = Problem(model, "cross_entropy", (tokens[:, :-1], tokens[:, 1:]))
+    plane = Plane.random(problem.checkpoint())
+    ds = last(evaluate(problem, plane, [[0.0, 0.0], [0.4, -0.3]]))
+    import copy
+
+    moved = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in moved.named_parameters():
+            parameter.copy_(plane.point(0.4, -0.3)[name])
+        logits = moved(tokens[:, :-1])
+    assert torch.equal(moved.head.weight, moved.embedding.weight)
+    assert torch.equal(moved.mix.weight, model.mix.weight)
+    truth = nn.functional.cross_entropy(logits.reshape(-1, 11), tokens[:, 1:].reshape(-1)).item()
+    assert float(ds.loss[1]) == pytest.approx(truth, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"extent": (1, -1)}, "low < high"),
+        ({"extent": (0, np.nan)}, "low < high"),
+        ({"resolution": 1}, "at least 2"),
+        ({"resolution": (5, 5, 5)}, "one an axis"),
+        ({"tolerance": 0}, "between 0 and 1"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_runs(options, words):
+    problem = mlp_problem()
+    with pytest.raises(LandscapeError, match=words):
+        surface(problem, Plane.random(problem.checkpoint()), **options)
+
+
+def test_a_checkpoint_of_another_model_is_refused():
+    problem = mlp_problem()
+    stranger = Checkpoint.of(mlp((6, 16, 8, 3)), "stranger")
+    with pytest.raises(LandscapeError, match="'stranger' does not belong to the model"):
+        next(surface(problem, Plane.random(stranger)))
+
+
+def test_a_strategy_of_other_threads_is_refused():
+    problem = mlp_problem()
+    with pytest.raises(LandscapeError, match="set_num_threads"):
+        next(surface(problem, Plane.random(problem.checkpoint()), strategy=Strategy(None, 999)))
+
+
