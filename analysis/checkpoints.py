@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .errors import CheckpointError
-from .reading import CheckpointFile, StateDict, fit_state_dict, read_checkpoint
+from .fitting import fit_state_dict
+from .reading import CheckpointFile, StateDict, read_checkpoint
 from .weights import Structure, Weights, digest
 
 

@@ -108,7 +108,7 @@ def _all_arrays(data: tuple | Mapping) -> bool:
 
 def _split(data: tuple | Mapping, batch_size: int, samples: int | None) -> Iterator[Any]:
     whole = map_tensors(data, lambda t: t)
-    lengths = {len(t) for t in _leaves(whole)}
+    lengths = {len(t) for t in tensors_of(whole)}
     if len(lengths) != 1:
         raise DataError(
             f"The tensors hold different numbers of samples along dim 0: {sorted(lengths)}. They must agree."
@@ -117,7 +117,7 @@ def _split(data: tuple | Mapping, batch_size: int, samples: int | None) -> Itera
     chosen = _chosen(n, samples)
     if chosen is not None:
         whole = map_tensors(whole, lambda t: t[chosen])
-    return (_slice(whole, start, batch_size) for start in range(0, len(next(_leaves(whole))), batch_size))
+    return (_slice(whole, start, batch_size) for start in range(0, len(next(tensors_of(whole))), batch_size))
 
 
 def _collated(dataset: Any, batch_size: int, samples: int | None) -> Iterator[Any]:
@@ -158,7 +158,7 @@ def _take(batches: Iterator[Any], samples: int | None) -> Iterator[Any]:
 def _frozen(batches: Iterable[Any]) -> FrozenData:
     kept, hasher = [], hashlib.sha256()
     for batch in batches:
-        for leaf in _leaves(batch):
+        for leaf in tensors_of(batch):
             hash_tensor(hasher, leaf)
         kept.append(batch)
     if not kept:
@@ -181,20 +181,21 @@ def map_tensors(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return batch
 
 
-def _leaves(batch: Any) -> Iterator[Tensor]:
+def tensors_of(batch: Any) -> Iterator[Tensor]:
+    """The tensors of a batch, in order."""
     if isinstance(batch, Tensor):
         yield batch
     elif isinstance(batch, Mapping):
         for value in batch.values():
-            yield from _leaves(value)
+            yield from tensors_of(value)
     elif isinstance(batch, (tuple, list)):
         for value in batch:
-            yield from _leaves(value)
+            yield from tensors_of(value)
 
 
 def count(batch: Any) -> int:
     """Samples in a batch: the length of its first tensor that has a dim 0."""
-    for leaf in _leaves(batch):
+    for leaf in tensors_of(batch):
         if leaf.ndim:
             return len(leaf)
     raise DataError(f"A batch of type {type(batch).__name__} holds no tensor with a sample dimension. {ACCEPTED}")
@@ -231,6 +232,6 @@ def _slice(batch: Any, start: int, size: int) -> Any:
 def _concatenate(batches: list[Any]) -> Any:
     if len(batches) == 1:
         return batches[0]
-    columns = [list(_leaves(batch)) for batch in batches]
+    columns = [list(tensors_of(batch)) for batch in batches]
     merged = iter([torch.cat(column) for column in zip(*columns, strict=True)])
     return map_tensors(batches[0], lambda _: next(merged))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from .data import tensors_of
 from .errors import LandscapeError
 from .problem import Problem
 from .replica import Replica, as_rows
@@ -108,21 +109,21 @@ class Evaluator:
         if not self.problem.free_blocks:
             return Strategy(None, threads)
         n = self.problem.n
-        whole = self.problem.blocks(n)[0]
-        largest = max(1, int(BLOCK_BYTES / max(1, _bytes(whole) / n)))
-        candidates = sorted({min(n, largest, size) for size in (256, 1024, 4096, n)})
+        size = sum(leaf.nbytes for leaf in tensors_of(self.problem.blocks(n)[0]))
+        largest = max(1, int(BLOCK_BYTES / max(1, size / n)))
+        candidates = sorted({min(n, largest, block) for block in (256, 1024, 4096, n)})
         probed = min(n, PROBE_SAMPLES)
         times = {}
-        for size in candidates:
-            blocks = self.problem.blocks(size)[: max(1, probed // size)]
-            count = min(n, size * len(blocks))
+        for block in candidates:
+            blocks = self.problem.blocks(block)[: max(1, probed // block)]
+            count = min(n, block * len(blocks))
             best = np.inf
             for _ in range(2):
                 start = time.perf_counter()
                 self._replica.report([self._replica.totals(blocks)])
                 best = min(best, time.perf_counter() - start)
-            times[size] = best / count
-        return Strategy(min(times, key=lambda size: times[size]), threads)
+            times[block] = best / count
+        return Strategy(min(times, key=lambda block: times[block]), threads)
 
 
 def evaluate(
@@ -160,7 +161,7 @@ def evaluate(
         )
 
 
-def store(found: Rows, points: int, place: slice, rows: Rows) -> None:
+def store(found: Rows, points: int, place: slice | np.ndarray, rows: Rows) -> None:
     """Write rows of a chunk into arrays [points, ...] that start as NaN."""
     for name, (means, errors) in rows.items():
         if name not in found:
@@ -177,7 +178,11 @@ def _variables(problem: Problem, found: Rows) -> dict[str, Any]:
         means, errors = found[measure.name]
         attrs = {"long_name": measure.long_name, "units": measure.units}
         variables[measure.name] = dims, means.copy(), attrs
-        variables[f"{measure.name}_se"] = dims, errors.copy(), {**attrs, "long_name": f"standard error of {measure.name}"}
+        variables[f"{measure.name}_se"] = (
+            dims,
+            errors.copy(),
+            {**attrs, "long_name": f"standard error of {measure.name}"},
+        )
     return variables
 
 
@@ -191,17 +196,3 @@ def _belongs(problem: Problem, subspace: Subspace) -> None:
                 f"Checkpoint '{marker.name}' does not belong to the model of '{problem.name}': {differing} differ. "
                 "Load it with problem.checkpoint(...)."
             )
-
-
-def _bytes(batch: Any) -> int:
-    total = 0
-
-    def add(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal total
-        total += tensor.numel() * tensor.element_size()
-        return tensor
-
-    from .data import map_tensors
-
-    map_tensors(batch, add)
-    return total

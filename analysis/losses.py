@@ -91,17 +91,12 @@ def loss_measure(loss: Any, reduction: str, model: nn.Module) -> Measure:
 def user_measure(name: str, function: Callable, reduction: str, units: str = "") -> Measure:
     """A user's function of (output, target) or (model, batch), reduced as `reduction` says."""
     takes_model = _first_parameter(function) == "model"
-    if not takes_model:
-        scores = lambda output, batch: function(output, target_of(batch))  # noqa: E731
-    else:
-        scores = function
 
     def sums(subject: Any, batch: Any) -> Sums:
-        return _checked(name, scores(subject, batch), batch, reduction)
+        result = function(subject, batch if takes_model else target_of(batch))
+        return _checked(name, result, batch, reduction)
 
-    return Measure(
-        name, sums, name.replace("_", " "), units, takes_model=takes_model, per_sample=reduction == "none"
-    )
+    return Measure(name, sums, name.replace("_", " "), units, takes_model=takes_model, per_sample=reduction == "none")
 
 
 def _first_parameter(function: Callable) -> str | None:
@@ -168,7 +163,7 @@ def _torch_loss(loss: nn.modules.loss._Loss) -> Measure:
         weights = torch.ones_like(values)
         if classified and not target.is_floating_point():
             weights = (target != single.ignore_index).to(values.dtype)
-            if single.weight is not None:
+            if isinstance(single.weight, Tensor):
                 table = single.weight.to(values)
                 weights = weights * table[target.clamp(0, len(table) - 1)]
         return values.reshape(n, -1).sum(1), weights.reshape(n, -1).sum(1)
@@ -179,9 +174,7 @@ def _torch_loss(loss: nn.modules.loss._Loss) -> Measure:
 
 def _has_pairs(loss: nn.Module) -> bool:
     """Losses of more than (output, target), whose meaning of a sample we do not know."""
-    return isinstance(
-        loss, (nn.CosineEmbeddingLoss, nn.MarginRankingLoss, nn.TripletMarginLoss, nn.GaussianNLLLoss)
-    )
+    return isinstance(loss, (nn.CosineEmbeddingLoss, nn.MarginRankingLoss, nn.TripletMarginLoss, nn.GaussianNLLLoss))
 
 
 def _words(class_name: str) -> str:

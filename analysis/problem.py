@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,8 @@ class Problem:
         self.batchnorm = self._choice(batchnorm)
         self.calibration = self._calibration(calibration)
         self.needs_grad = self.changes_batches = False
+        if isinstance(loss, nn.Module):
+            loss = copy.deepcopy(loss).to(self.device)
         self.measures = [losses.loss_measure(loss, reduction, model)]
         self.measures += self._metrics(metrics, reduction)
         facts = trial(self)
@@ -122,9 +125,9 @@ class Problem:
         Raises CheckpointError if it does not fit.
         """
         if source is None:
-            return self._checkpoint
+            source = self._checkpoint
         if isinstance(source, Checkpoint):
-            return source
+            return replace(source, name=name or source.name)
         if isinstance(source, nn.Module):
             source, name = persistent_state(_unwrapped(source)), name or "model"
         return load_checkpoint(source, self.model, key=key, name=name)
@@ -146,9 +149,7 @@ class Problem:
     def free_blocks(self) -> bool:
         """Whether samples may be cut into blocks of any size without changing a value beyond rounding."""
         return (
-            self.data.mergeable
-            and all(measure.per_sample for measure in self.measures)
-            and self.batchnorm != "batch"
+            self.data.mergeable and all(measure.per_sample for measure in self.measures) and self.batchnorm != "batch"
         )
 
     def provenance(self) -> dict[str, Any]:
@@ -207,7 +208,7 @@ class Problem:
                 found.append(losses.loss_per_class(loss, _classes(self.data)))
             else:
                 raise ProblemError(
-                    f"Unknown metric {name!r}; accepted are 'accuracy', 'loss_per_class', or a dict of name to function."
+                    f"Unknown metric {name!r}; accepted are 'accuracy', 'loss_per_class', or a dict of functions."
                 )
         return found
 
@@ -215,9 +216,8 @@ class Problem:
 def _unwrapped(model: nn.Module) -> nn.Module:
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return _unwrapped(model.module)
-    if hasattr(model, "_orig_mod"):  # torch.compile
-        return _unwrapped(model._orig_mod)
-    return model
+    compiled_from = getattr(model, "_orig_mod", None)
+    return _unwrapped(compiled_from) if isinstance(compiled_from, nn.Module) else model
 
 
 def _own_copy(model: nn.Module) -> nn.Module:
@@ -227,7 +227,7 @@ def _own_copy(model: nn.Module) -> nn.Module:
         if hasattr(module, "_orig_mod"):
             raise ProblemError(f"'{name}' is compiled; pass the model without torch.compile.")
         if "quantized" in type(module).__module__:
-            raise ProblemError(f"'{name}' is quantised ({type(module).__name__}); pass the floating-point model.")
+            raise ProblemError(f"'{name}' is quantised ({type(module).__name__}); pass the float model.")
     try:
         own = copy.deepcopy(model)
     except Exception as error:
@@ -264,4 +264,3 @@ def _valid_name(name: str) -> str:
     if not isinstance(name, str) or not name.isidentifier() or name in ("loss", "computed"):
         raise ProblemError(f"A metric is named {name!r}; use an identifier other than 'loss' and 'computed'.")
     return name
-

@@ -41,7 +41,9 @@ class Project:
         if isinstance(problems, Problem):
             problems = {problems.name: problems}
         if not isinstance(problems, Mapping) or not problems:
-            raise ProjectError(f"problems is a {type(problems).__name__}; expected a Problem or a dict of name to Problem.")
+            raise ProjectError(
+                f"problems is a {type(problems).__name__}; expected a Problem or a dict of name to Problem."
+            )
         for key, value in problems.items():
             if not isinstance(value, Problem):
                 raise ProjectError(f"problems[{key!r}] is a {type(value).__name__}; expected an analysis.Problem.")
@@ -49,7 +51,7 @@ class Project:
         self.problems: dict[str, Problem] = dict(problems)
         folder = path.parent if path else Path()
         per_problem = isinstance(checkpoints, Mapping) and checkpoints and set(checkpoints) <= set(problems)
-        self._sources = {
+        self._sources: dict[str, dict[str, Any]] = {
             key: _named(checkpoints.get(key) if per_problem else checkpoints, folder) for key in self.problems
         }
 
@@ -79,12 +81,11 @@ def _named(checkpoints: Any, folder: Path) -> dict[str, Any]:
     if isinstance(checkpoints, Mapping) and not all(_is_source(v) for v in checkpoints.values()):
         bad = next(key for key, value in checkpoints.items() if not _is_source(value))
         raise ProjectError(
-            f"checkpoints[{bad!r}] is a {type(checkpoints[bad]).__name__}; expected a path, (path, key), a state dict or a module."
+            f"checkpoints[{bad!r}] is a {type(checkpoints[bad]).__name__}; expected a path, (path, key), a "
+            "state dict or a module."
         )
     if isinstance(checkpoints, Mapping):
-        return {
-            str(name): _placed(value, folder) for name, value in checkpoints.items()
-        }
+        return {str(name): _placed(value, folder) for name, value in checkpoints.items()}
     if isinstance(checkpoints, (str, Path)):
         checkpoints = [checkpoints]
     if not isinstance(checkpoints, (list, tuple)) or not all(isinstance(c, (str, Path)) for c in checkpoints):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import threading
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints import Checkpoint
-from .data import map_tensors
+from .data import map_tensors, tensors_of
 from .errors import ProblemError
 from .losses import inputs_of, mean_and_error, moments
 from .randomness import rng_fingerprint, untouched_rng
@@ -31,7 +30,7 @@ ALIGNMENT = 64  # bytes; vectorised kernels see each parameter as its own alloca
 _SEEDING = threading.Lock()
 
 
-def tracked_norms(model: nn.Module) -> list[nn.Module]:
+def tracked_norms(model: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
     """Layers with running statistics (BatchNorm, tracked InstanceNorm)."""
     return [
         module
@@ -94,9 +93,7 @@ class Replica:
             values = {}
             for measure, total in zip(self.problem.measures, point, strict=True):
                 mean, error = mean_and_error(next(parts).view(total.shape))
-                values[measure.name] = (
-                    (mean.numpy(), error.numpy()) if measure.classes else (float(mean), float(error))
-                )
+                values[measure.name] = (mean.numpy(), error.numpy()) if measure.classes else (float(mean), float(error))
             results.append(values)
         return results
 
@@ -194,25 +191,21 @@ def trial(problem: Problem) -> Trial:
     exceptions through. The global random state is restored.
     """
     batch = map_tensors(problem.data.batches()[0], lambda t: t.clone())
-    versions: list[int] = []
-    map_tensors(batch, lambda t: versions.append(t._version) or t)
+    versions = [leaf._version for leaf in tensors_of(batch)]
     replica = Replica(problem)
     replica.load(Checkpoint.of(problem.model, problem.name))
-    with untouched_rng():
-        drawn = _watch_draws(replica.model) if problem.seed is None else nullcontext([])
-        with drawn as drawers:
-            before = rng_fingerprint()
-            needs_grad = _scores_or_needs_grad(replica, batch)
-            silent = rng_fingerprint() == before or problem.seed is not None
+    with untouched_rng(), _WatchDraws(replica.model) as drawers:
+        before = rng_fingerprint()
+        needs_grad = _scores_or_needs_grad(replica, batch)
+        silent = rng_fingerprint() == before or problem.seed is not None
     if not silent:
         who = f"Layer {drawers[0]}" if drawers else "The model or the loss"
         raise ProblemError(
             f"{who} draws random numbers in eval mode, so the loss would be different at every evaluation. Make it "
             "deterministic, or pass seed=0 to use the same draws at every point."
         )
-    after: list[int] = []
-    map_tensors(batch, lambda t: after.append(t._version) or t)
-    return Trial(needs_grad, changes_batches=after != versions)
+    changed = [leaf._version for leaf in tensors_of(batch)] != versions
+    return Trial(needs_grad, changes_batches=changed)
 
 
 def _scores_or_needs_grad(replica: Replica, batch: Any) -> bool:
@@ -228,7 +221,7 @@ def _scores_or_needs_grad(replica: Replica, batch: Any) -> bool:
     return False
 
 
-class _watch_draws:
+class _WatchDraws:
     """Names of the innermost modules during whose forward torch's global generator moved."""
 
     def __init__(self, model: nn.Module):
@@ -262,6 +255,5 @@ class _watch_draws:
 def as_rows(results: list[dict[str, tuple[Any, Any]]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Results of points as arrays [points] or [points, classes]: metric to (means, standard errors)."""
     return {
-        name: (np.array([r[name][0] for r in results]), np.array([r[name][1] for r in results]))
-        for name in results[0]
+        name: (np.array([r[name][0] for r in results]), np.array([r[name][1] for r in results])) for name in results[0]
     }

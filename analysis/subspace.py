@@ -136,9 +136,7 @@ class Subspace:
         if unknown or not include:
             raise LandscapeError(f"include is {sorted(include)}; accepted are some of {list(KINDS)}.")
         directions = filter_normalised(checkpoint.weights, len(cls.names), seed, include, frozen)
-        axes = tuple(
-            _axis(d, checkpoint, f"random direction {i}", "filter norms") for i, d in enumerate(directions, 1)
-        )
+        axes = tuple(_axis(d, checkpoint, f"random direction {i}", "filter norms") for i, d in enumerate(directions, 1))
         facts = {"seed": seed, "normalisation": "filter", "include": sorted(include), "frozen_move": frozen}
         return cls(checkpoint, axes, (checkpoint,), "random filter-normalised", facts)
 
@@ -173,7 +171,10 @@ class Plane(Subspace):
         unit = along.norm()
         if third is None:
             across = filter_normalised(first.weights, 1, seed)[0].to(torch.float64)
-            label, facts = "random direction ⟂ a", {"seed": seed, "normalisation": "filter, then orthogonal to a"}
+            label, facts = (
+                "random direction ⟂ a",
+                {"seed": seed, "normalisation": "filter, then orthogonal to a"},
+            )
         else:
             across = _difference(first, third)
             label, facts = f"towards {third.name}, ⟂ a", {}

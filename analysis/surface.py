@@ -63,7 +63,9 @@ def _valid_extent(subspace: Subspace, extent: Extent | tuple[float, float] | Non
     if array.shape == (2,):
         array = np.tile(array, (dims, 1))
     if array.shape != (dims, 2) or not np.isfinite(array).all() or (array[:, 0] >= array[:, 1]).any():
-        raise LandscapeError(f"extent is {extent}; expected (low, high) for each of the axes {subspace.names}, low < high.")
+        raise LandscapeError(
+            f"extent is {extent}; expected (low, high) for each of the axes {subspace.names}, low < high."
+        )
     return tuple((float(low), float(high)) for low, high in array)
 
 
@@ -87,7 +89,7 @@ class _Grid:
         self.shape = tuple(shape)
         self.size = int(np.prod(shape))
         self.known = np.zeros(self.shape, dtype=bool)
-        self.rows: Rows = {}
+        self._flat: Rows = {}
 
     def missing(self) -> np.ndarray:
         """Coordinates [points, axes] of the nodes not known yet, in C order."""
@@ -96,32 +98,27 @@ class _Grid:
 
     def store(self, where: np.ndarray, rows: Rows) -> None:
         """Write rows at flat node numbers [points]."""
-        flat = {name: tuple(v.reshape(self.size, *v.shape[len(self.shape) :]) for v in pair) for name, pair in self.rows.items()}
-        store(flat, self.size, where, rows)
-        self.rows = {
-            name: (means.reshape(*self.shape, *means.shape[1:]), errors.reshape(*self.shape, *errors.shape[1:]))
-            for name, (means, errors) in flat.items()
-        }
+        store(self._flat, self.size, where, rows)
         self.known.reshape(-1)[where] = True
+
+    @property
+    def rows(self) -> Rows:
+        """Each metric's means and standard errors, [*nodes, ...]."""
+        shaped = lambda values: values.reshape(*self.shape, *values.shape[1:])  # noqa: E731
+        return {name: (shaped(means), shaped(errors)) for name, (means, errors) in self._flat.items()}
 
     def halved(self, extent: Extent) -> _Grid:
         """The next nested grid, with this one's samples in it."""
         finer = _Grid(extent, [2 * n - 1 for n in self.shape])
         even = np.ix_(*(np.arange(0, n, 2) for n in finer.shape))
-        numbers = np.arange(finer.size).reshape(finer.shape)[even].reshape(-1)
-        flat = {
-            name: tuple(v.reshape(self.size, *v.shape[len(self.shape) :]) for v in pair) for name, pair in self.rows.items()
-        }
-        finer.store(numbers, flat)
+        finer.store(np.arange(finer.size).reshape(finer.shape)[even].reshape(-1), self._flat)
         return finer
 
 
 class _Surface:
     """One run: what has been sampled, and how to show it."""
 
-    def __init__(
-        self, problem: Problem, subspace: Subspace, extent: Extent, shape: tuple[int, ...], tolerance: float
-    ):
+    def __init__(self, problem: Problem, subspace: Subspace, extent: Extent, shape: tuple[int, ...], tolerance: float):
         self.problem, self.subspace = problem, subspace
         self.extent, self.tolerance = extent, tolerance
         self.picture = _Grid(extent, shape)
@@ -234,10 +231,13 @@ class _Surface:
         for measure in self.problem.measures:
             method = self._method(measure, shown)
             attrs = {"long_name": measure.long_name, "units": measure.units}
-            facts = {"interpolation": method.name, "interpolation_error": self.error(measure.name)}
+            facts: dict[str, Any] = {"interpolation": method.name, "interpolation_error": self.error(measure.name)}
             dims = (*names, "class") if measure.classes else names
             for part, (name, more) in enumerate(
-                [(measure.name, facts), (f"{measure.name}_se", {"long_name": f"standard error of {measure.long_name}"})]
+                [
+                    (measure.name, facts),
+                    (f"{measure.name}_se", {"long_name": f"standard error of {measure.long_name}"}),
+                ]
             ):
                 values, known = self._shown(shown, measure, method if part == 0 else LINEAR, part)
                 variables[name] = dims, values, {**attrs, **more}
@@ -251,9 +251,7 @@ class _Surface:
         known = shown.rows[measure.name][0] if shown is not None and shown.rows else np.ones(1)
         return candidates(known, measure.smooth)[0]
 
-    def _shown(
-        self, shown: _Grid | None, measure: Measure, method: Method, part: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _shown(self, shown: _Grid | None, measure: Measure, method: Method, part: int) -> tuple[np.ndarray, np.ndarray]:
         """A metric's means (part 0) or errors (1) on the picture, and where they are evaluated, not interpolated."""
         picture, target = self.picture, self.picture.nodes
         values = np.full((*picture.shape, *([measure.classes] if measure.classes else [])), np.nan)
@@ -263,7 +261,9 @@ class _Surface:
             if shown.known.all():
                 values = method(shown.nodes, samples, target)
             else:
-                nearest = (np.abs(have[:, None] - want).argmin(0) for have, want in zip(shown.nodes, target, strict=True))
+                nearest = (
+                    np.abs(have[:, None] - want).argmin(0) for have, want in zip(shown.nodes, target, strict=True)
+                )
                 values = samples[np.ix_(*nearest)]
             here, there = self._common(shown)
             values[here] = np.where(_like(shown.known[there], samples[there]), samples[there], values[here])

@@ -195,8 +195,7 @@ class Weights(Mapping[str, Tensor]):
         """Inner product over all entries, accumulated in float64."""
         _same_names(other, self, "the second weights", "the first")
         return sum(
-            float(torch.dot(tensor.flatten().double(), other[name].flatten().double()))
-            for name, tensor in self.items()
+            float(torch.dot(tensor.flatten().double(), other[name].flatten().double())) for name, tensor in self.items()
         )
 
     def norm(self) -> float:
@@ -210,10 +209,8 @@ class Weights(Mapping[str, Tensor]):
         """The inverse of `flatten`, for any vector [numel]."""
         if vector.shape != (self.numel,):
             raise LandscapeError(f"A vector of shape [{self.numel}] is needed; got {list(vector.shape)}.")
-        parts = vector.split([tensor.numel() for tensor in self.values()])
-        return self.map(
-            lambda name, tensor, part=iter(parts): next(part).view(tensor.shape)  # type: ignore[misc]
-        )
+        parts = iter(vector.split([tensor.numel() for tensor in self.values()]))
+        return self.map(lambda _, tensor: next(parts).view(tensor.shape))
 
     def digest(self) -> str:
         """SHA-256 over names, dtypes, shapes and values, as hex."""
@@ -245,9 +242,5 @@ def _same_names(given: Mapping, expected: Mapping, given_as: str, expected_as: s
     missing = [name for name in expected if name not in given][:3]
     extra = [name for name in given if name not in expected][:3]
     if not missing and not extra:
-        raise LandscapeError(
-            f"The names of {given_as} and of {expected_as} are the same but in another order."
-        )
-    raise LandscapeError(
-        f"Names differ between {given_as} and {expected_as}: missing {missing}, unexpected {extra}."
-    )
+        raise LandscapeError(f"The names of {given_as} and of {expected_as} are the same but in another order.")
+    raise LandscapeError(f"Names differ between {given_as} and {expected_as}: missing {missing}, unexpected {extra}.")

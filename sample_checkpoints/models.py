@@ -15,9 +15,7 @@ Model = TypeVar("Model", bound=nn.Module)
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
 
 
-def mlp(
-    widths: Sequence[int], activation: str = "relu", *, generator: torch.Generator | None = None
-) -> nn.Sequential:
+def mlp(widths: Sequence[int], activation: str = "relu", *, generator: torch.Generator | None = None) -> nn.Sequential:
     """Return a multilayer perceptron, [n, widths[0]] to [n, widths[-1]].
 
     Linear layers are ``fc1``, ``fc2``, ...; between them stand activations ``act1``, ``act2``, ...; the
@@ -67,9 +65,7 @@ class ResidualCNN(nn.Module):
         return self.head(h.mean(dim=(2, 3)))
 
 
-def build(
-    architecture: str, args: Mapping[str, Any], *, generator: torch.Generator | None = None
-) -> nn.Module:
+def build(architecture: str, args: Mapping[str, Any], *, generator: torch.Generator | None = None) -> nn.Module:
     """Return the network that a manifest entry names: ``build(entry["architecture"], entry["args"])``."""
     constructors = {"mlp": mlp, "ResidualCNN": ResidualCNN}
     if architecture not in constructors:

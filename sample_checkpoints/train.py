@@ -163,9 +163,7 @@ def main() -> int:
         prog="python -m sample_checkpoints.train", description="Train the sample checkpoints."
     )
     parser.add_argument("--only", metavar="NAME", choices=[s.name for s in SAMPLES], help="this sample alone")
-    parser.add_argument(
-        "--check", action="store_true", help="retrain in memory and compare with the shipped files"
-    )
+    parser.add_argument("--check", action="store_true", help="retrain in memory and compare with the shipped files")
     options = parser.parse_args()
     chosen = tuple(s for s in SAMPLES if options.only in (None, s.name))
     data = load_digits()

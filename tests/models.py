@@ -1,5 +1,7 @@
 """Small networks and data whose answers are known."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,10 @@ def linear_regression(dtype: torch.dtype = torch.float32, n: int = 50) -> tuple[
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(torch.randn(p.shape, generator=g))
-    x, y = torch.randn(n, 5, generator=g, dtype=torch.float64), torch.randn(n, 3, generator=g, dtype=torch.float64)
+    x, y = (
+        torch.randn(n, 5, generator=g, dtype=torch.float64),
+        torch.randn(n, 3, generator=g, dtype=torch.float64),
+    )
     return model.to(dtype), x.to(dtype), y.to(dtype)
 
 
@@ -66,7 +71,7 @@ def mlp(widths: tuple[int, ...] = (6, 16, 16, 3), seed: int = 0) -> nn.Sequentia
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in pairwise(widths):
             layers += [nn.Linear(a, b), nn.ReLU()]
         return nn.Sequential(*layers[:-1])
 

@@ -21,9 +21,10 @@ import torch
 from torch import nn
 from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION
 
-from analysis import reading
+from analysis import reading, unpickling
 from analysis.errors import CheckpointError
-from analysis.reading import CheckpointFile, StateDict, fit_state_dict, read_checkpoint
+from analysis.fitting import fit_state_dict
+from analysis.reading import CheckpointFile, StateDict, read_checkpoint
 
 
 class Colour(enum.Enum):
@@ -161,9 +162,7 @@ def test_tensors_do_not_change_when_the_file_is_overwritten(tmp_path):
 )
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 @both_formats
-def test_foreign_objects_become_placeholders_and_the_tensors_are_read(
-    save, harmless, placeholder, protocol, legacy
-):
+def test_foreign_objects_become_placeholders_and_the_tensors_are_read(save, harmless, placeholder, protocol, legacy):
     path = save({"extra": harmless, "model": weights(), "epoch": 3}, legacy=legacy, pickle_protocol=protocol)
     file = read_checkpoint(path)
     assert_same(file.state_dicts["model"].tensors, weights())
@@ -302,7 +301,7 @@ def test_no_file_alters_a_function_or_a_class_that_readers_use(tmp_path, legacy)
         code = b"c" + name.replace(" ", "\n").encode() + b"\n" + state
         path = save_raw(tmp_path / "evil.pt", {**weights(), "x": Raw(code)}, legacy)
         assert_same(read_checkpoint(path).state_dicts[""].tensors, weights())
-    touched = [*reading.KNOWN.values(), torch._utils._rebuild_tensor_v2, nn.Parameter, reading.Inert]
+    touched = [*unpickling.KNOWN.values(), torch._utils._rebuild_tensor_v2, nn.Parameter, unpickling.Inert]
     assert not any(hasattr(value, "planted") for value in touched)
 
 
@@ -316,18 +315,12 @@ def test_the_unpickler_calls_nothing_but_its_own_functions():
         lambda: 1,
     ):
         with pytest.raises(pickle.UnpicklingError, match="a call of a"):
-            reading._construct(known, ())
-    inert = reading._construct(reading.Inert("os.getcwd"), ())
-    assert (type(inert), inert.name, dict(inert)) == (reading.Inert, "os.getcwd", {})
+            unpickling._construct(known, ())
+    inert = unpickling._construct(unpickling.Inert("os.getcwd"), ())
+    assert (type(inert), inert.name, dict(inert)) == (unpickling.Inert, "os.getcwd", {})
 
 
-MODULE = (
-    b"(X\x06\x00\x00\x00module"
-    + b"ctorch.nn.modules.linear\nLinear\n"
-    + text("x.py")
-    + text("source")
-    + b"tQ"
-)
+MODULE = b"(X\x06\x00\x00\x00module" + b"ctorch.nn.modules.linear\nLinear\n" + text("x.py") + text("source") + b"tQ"
 
 
 @pytest.mark.parametrize(
@@ -363,9 +356,7 @@ def test_the_readers_of_archives_stay_out_of_reach(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "_check_zip", lambda source, file: file.seek(0))
     monkeypatch.setattr(tarfile, "is_tarfile", lambda path: False)
     monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("TorchScript was loaded"))
-    monkeypatch.setattr(
-        tarfile.TarFile, "extract", lambda *_, **__: pytest.fail("a tar archive was unpacked")
-    )
+    monkeypatch.setattr(tarfile.TarFile, "extract", lambda *_, **__: pytest.fail("a tar archive was unpacked"))
     with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
         archive.writestr("m/data.pkl", pickle.dumps(argparse.Namespace(), 2))
         archive.writestr("m/constants.pkl", b"x")
@@ -481,9 +472,7 @@ def test_what_is_no_checkpoint_is_refused_with_a_way_out(tmp_path, name, write, 
     with pytest.raises(CheckpointError, match=message) as error:
         read_checkpoint(tmp_path / name)
     assert name in str(error.value)
-    assert "Accepted are files written by torch.save (.pt .pth .th .ckpt .bin) or safetensors" in str(
-        error.value
-    )
+    assert "Accepted are files written by torch.save (.pt .pth .th .ckpt .bin) or safetensors" in str(error.value)
     assert "weights_only" not in str(error.value)
 
 
@@ -604,17 +593,11 @@ def test_the_state_dict_that_fits_is_chosen_among_others():
 def test_one_of_several_is_chosen_by_path_or_by_path_and_prefix():
     ema = renamed(lambda name: "ema." + name, weights(1)) | renamed(lambda name: "net." + name, weights(2))
     file = file_of(model=weights(0), state=ema)
-    with pytest.raises(
-        CheckpointError, match=r"3 state dicts fit .*'model', 'state.ema', 'state.net'.*key='model'"
-    ):
+    with pytest.raises(CheckpointError, match=r"3 state dicts fit .*'model', 'state.ema', 'state.net'.*key='model'"):
         fit_state_dict(file, EXPECTED)
-    with pytest.raises(
-        CheckpointError, match=r"2 state dicts fit .*'state.ema', 'state.net'.*key='state.ema'"
-    ):
+    with pytest.raises(CheckpointError, match=r"2 state dicts fit .*'state.ema', 'state.net'.*key='state.ema'"):
         fit_state_dict(file, EXPECTED, key="state")
-    with pytest.raises(
-        CheckpointError, match=r"file.pt has no state dict 'other'. Available: 'model', 'state'"
-    ):
+    with pytest.raises(CheckpointError, match=r"file.pt has no state dict 'other'. Available: 'model', 'state'"):
         fit_state_dict(file, EXPECTED, key="other")
     assert_same(fit_state_dict(file, EXPECTED, key="model").tensors, weights(0))
     fitted = fit_state_dict(file, EXPECTED, key="state.net")
@@ -645,9 +628,7 @@ def test_a_tied_weight_may_be_stored_under_any_of_its_names(present):
 def test_tied_weights_that_the_file_holds_apart_are_refused():
     expected = {name: torch.Size([2]) for name in ("embed.weight", *TIES)}
     tensors = {"embed.weight": torch.ones(2), "head.weight": torch.zeros(2)}
-    with pytest.raises(
-        CheckpointError, match=r"model ties 'embed.weight', 'head.weight', which the file holds apart"
-    ):
+    with pytest.raises(CheckpointError, match=r"model ties 'embed.weight', 'head.weight', which the file holds apart"):
         fit_state_dict(StateDict(tensors, ""), expected, TIES)
     with pytest.raises(CheckpointError, match=r"missing are 'embed.weight'"):
         fit_state_dict(StateDict({"b": torch.ones(2)}, ""), expected, TIES)
@@ -696,9 +677,7 @@ def test_a_model_comes_back_from_each_kind_of_file(save, tmp_path, model, kind):
         content = {"pt": model.state_dict(), "legacy": model.state_dict(), "module": model}
         content["parallel"] = {"net": nn.DataParallel(model).state_dict()}
         path = save(content[kind], legacy=kind == "legacy")
-    fitted = fit_state_dict(
-        read_checkpoint(path), shapes(model.state_dict()), {"head.weight": "embed.weight"}
-    )
+    fitted = fit_state_dict(read_checkpoint(path), shapes(model.state_dict()), {"head.weight": "embed.weight"})
     state = model.state_dict()
     assert set(fitted.tensors) == set(state) - {"head.weight"}
     assert all(torch.equal(tensor, state[name]) for name, tensor in fitted.tensors.items())

@@ -43,9 +43,7 @@ def loaded(name):
 
 
 def test_digits_are_those_of_scikit_learn():
-    datasets = pytest.importorskip(
-        "sklearn.datasets", reason="scikit-learn, the source of digits.npz, is missing"
-    )
+    datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn, the source of digits.npz, is missing")
     source = datasets.load_digits()
     with np.load(path("digits.npz")) as stored:
         assert stored["images"].dtype == stored["labels"].dtype == np.uint8
@@ -137,9 +135,7 @@ def test_check_refuses_tensors_that_training_does_not_give(data, capsys):
     assert "FAILED" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("accuracy", "loss", "good"), [(0.97, 0.1, True), (0.97, 0.112, False), (0.985, 0.1, False)]
-)
+@pytest.mark.parametrize(("accuracy", "loss", "good"), [(0.97, 0.1, True), (0.97, 0.112, False), (0.985, 0.1, False)])
 def test_close_allows_one_point_and_ten_percent(accuracy, loss, good):
     recorded = {"test_accuracy": 0.97, "test_loss": 0.1}
     assert close({"test_accuracy": accuracy, "test_loss": loss}, recorded) is good

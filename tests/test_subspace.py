@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -26,7 +28,8 @@ def filters(weights, name):
 def test_random_axes_are_filter_normalised_and_orthogonal_together(sizes, kernel, seed):
     g = torch.Generator().manual_seed(seed)
     model = nn.Sequential(
-        *[nn.Conv2d(a, b, kernel) for a, b in zip(sizes, sizes[1:], strict=False)], nn.Linear(sizes[-1] + 2, 4)
+        *[nn.Conv2d(a, b, kernel) for a, b in pairwise(sizes)],
+        nn.Linear(sizes[-1] + 2, 4),
     )
     with torch.no_grad():
         for p in model.parameters():

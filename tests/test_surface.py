@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from models import Tied, classification, linear_regression, mlp, mlp_problem, trained_conv_bn
+from models import Tied, linear_regression, mlp, mlp_problem, trained_conv_bn
 from torch import nn
 
 from analysis import Checkpoint, LandscapeError, Line, Plane, Problem, Strategy, evaluate, provenance, surface
@@ -189,7 +189,14 @@ def test_every_result_on_the_way_is_valid_and_savable(tmp_path):
         xr.testing.assert_identical(back.drop_attrs(), ds.drop_attrs())
         assert back.attrs["provenance"] == ds.attrs["provenance"]
         assert bool((ds.loss.notnull() | ~ds.computed).all())
-        assert set(ds.data_vars) >= {"loss", "loss_se", "accuracy", "loss_per_class", "computed", "marker_loss"}
+        assert set(ds.data_vars) >= {
+            "loss",
+            "loss_se",
+            "accuracy",
+            "loss_per_class",
+            "computed",
+            "marker_loss",
+        }
         seen.append((ds.attrs["evaluations"], ds.attrs["status"], ds.sizes["sample"]))
     assert [s[0] for s in seen] == sorted(s[0] for s in seen)
     assert all(evaluations == samples for evaluations, _, samples in seen)
@@ -282,5 +289,3 @@ def test_a_strategy_of_other_threads_is_refused():
     problem = mlp_problem()
     with pytest.raises(LandscapeError, match="set_num_threads"):
         next(surface(problem, Plane.random(problem.checkpoint()), strategy=Strategy(None, 999)))
-
-
