@@ -156,14 +156,15 @@ class _Surface:
         """Estimated error of the newest complete level, as a fraction of the range; NaN when unknown.
 
         The newest disagreement is the error of the level before. Each level so far has lowered it by some
-        factor; the next is taken to lower it as the last one did, by at most 16 (a cubic spline's best).
+        factor; the next is taken to lower it as the last one did, but by at most 8: halving the spacing of a
+        cubic spline gains 16 on smooth functions, and less on piecewise smooth ones.
         """
         history = self.disagreements[name]
         if not history:
             return np.nan
         if len(history) == 1 or not np.isfinite(history[-2]) or history[-2] == 0:
             return history[-1]
-        return history[-1] * float(np.clip(history[-1] / history[-2], 1 / 16, 1))
+        return history[-1] * float(np.clip(history[-1] / history[-2], 1 / 8, 1))
 
     def _coarsest(self) -> list[int]:
         """Nodes of the first level: about square cells, at least 3 nodes along each axis."""
