@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
@@ -34,39 +35,45 @@ class FrozenData:
         self.n = sum(self.sizes)
         self.digest = digest
         self.mergeable = len({_signature(batch) for batch in batches}) == 1
-        self._batches = [_concatenate(batches)] if self.mergeable else batches
+        self._held = [_concatenate(batches)] if self.mergeable else batches
 
     def batches(self) -> list[Any]:
         """The batches as given."""
         if not self.mergeable:
-            return self._batches
+            return self._held
         starts = np.cumsum([0, *self.sizes[:-1]]).tolist()
-        return [_slice(self._batches[0], *cut) for cut in zip(starts, self.sizes, strict=True)]
+        return [_slice(self._held[0], *cut) for cut in zip(starts, self.sizes, strict=True)]
 
     def blocks(self, size: int) -> list[Any]:
         """The same samples in the same order, cut into blocks of `size`. Needs `mergeable`."""
-        return [_slice(self._batches[0], start, size) for start in range(0, self.n, size)]
+        return [_slice(self._held[0], start, size) for start in range(0, self.n, size)]
 
-    def subset(self, n: int, seed: int = 0) -> FrozenData:
-        """At most n samples, in one batch, drawn at random; whole batches, evenly spaced, if not mergeable."""
+    def subset(self, n: int, batch_size: int, seed: int = 0) -> FrozenData:
+        """At most n samples drawn at random, in batches of one size up to batch_size.
+
+        Batches that are not mergeable are kept whole, evenly spaced ones where there are too many.
+        """
         if self.mergeable:
             chosen = _chosen(self.n, n, seed)
-            if chosen is None:
-                return _frozen(self._batches)
-            return _frozen([map_tensors(self._batches[0], lambda t: t[chosen.to(t.device)])])
+            whole = self._held[0]
+            if chosen is not None:
+                whole = map_tensors(whole, lambda t: t[chosen.to(t.device)])
+            n = min(n, self.n)
+            even = -(-n // -(-n // batch_size))
+            return _frozen([_slice(whole, start, even) for start in range(0, n, even)])
         if n >= self.n:
             return self
-        wanted = max(1, round(len(self._batches) * n / self.n))
-        picks = np.unique(np.linspace(0, len(self._batches) - 1, wanted).round().astype(int))
-        return _frozen([self._batches[i] for i in picks])
+        wanted = max(1, round(len(self._held) * n / self.n))
+        picks = np.unique(np.linspace(0, len(self._held) - 1, wanted).round().astype(int))
+        return _frozen([self._held[i] for i in picks])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> FrozenData:
         """On a device, floating-point tensors in dtype; the digest stays that of the data as given."""
-        moved = [
-            map_tensors(batch, lambda t: t.to(device, dtype if t.is_floating_point() else None))
-            for batch in self.batches()
+        moved = copy.copy(self)
+        moved._held = [
+            map_tensors(batch, lambda t: t.to(device, dtype if t.is_floating_point() else None)) for batch in self._held
         ]
-        return FrozenData(moved, self.digest)
+        return moved
 
 
 def freeze(data: Any, *, batch_size: int, samples: int | None = None) -> FrozenData:

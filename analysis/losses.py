@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ def _first_parameter(function: Callable) -> str | None:
 
 def _checked(name: str, result: Any, batch: Any, reduction: str) -> Sums:
     value, weight = result if isinstance(result, tuple) else (result, None)
-    if isinstance(value, (int, float)):
+    if isinstance(value, (int, float, np.number)):
         value = torch.tensor(float(value))
     if not isinstance(value, Tensor) or value.is_complex():
         raise ProblemError(
@@ -197,8 +198,8 @@ def inputs_of(batch: Any) -> tuple[tuple, dict]:
     raise ProblemError(
         f"A batch is a {type(batch).__name__}"
         + (f" of {len(batch)}" if isinstance(batch, (tuple, list)) else "")
-        + "; a loss of (output, target) needs batches (inputs, target) or dicts. For any other form write the loss as "
-        "loss(model, batch)."
+        + "; a loss of (output, target) needs batches (inputs, target) or dicts. Tensors that belong together are a "
+        "tuple (x, y), not a list; for any other form write the loss as loss(model, batch)."
     )
 
 
@@ -261,7 +262,7 @@ def _described(target: Any) -> str:
 def _token_losses(output: Any, batch: Any, name: str = "cross_entropy") -> tuple[Tensor, Tensor, Tensor]:
     target = target_of(batch)
     logits = classes_last(output, target, name)
-    values = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), target.reshape(-1), reduction="none")
+    values = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), target.reshape(-1).long(), reduction="none")
     return values.view(target.shape), (target != -100).to(values.dtype), target
 
 
@@ -344,7 +345,7 @@ def loss_per_class(loss: Measure, classes: int) -> Measure:
         target = target_of(batch)
         if target.ndim != 1:
             raise ProblemError(f"loss_per_class needs one class a sample; the target is {list(target.shape)}.")
-        belongs = F.one_hot(target, classes).to(values.dtype)
+        belongs = F.one_hot(target.long(), classes).to(values.dtype)
         return torch.where(belongs > 0, values[:, None], 0.0), belongs * weights[:, None]
 
     return Measure("loss_per_class", sums, f"{loss.long_name} of one class", loss.units, classes=classes)

@@ -41,9 +41,9 @@ class Problem:
         classifiers.
     batchnorm: "recalibrated" (default where there are running statistics: re-estimated at every point on
         `calibration`), "frozen" (the checkpoint's) or "batch" (those of each batch).
-    calibration: data for "recalibrated"; default: at most 1024 of the evaluation samples.
-    batch_size: how tensors and Datasets are batched; it matters for "batch" and for a loss that is no mean over
-        samples.
+    calibration: data for "recalibrated", of which at most 1024 samples are used; default: the evaluation data.
+    batch_size: how tensors and Datasets are batched; it matters for BatchNorm ("batch", and slightly for
+        "recalibrated") and for a loss that is no mean over samples.
     samples: evaluate on so many samples only (a random subset, seed 0, where the data allow it).
     seed: allows layers that draw random numbers, with this seed at each evaluation.
     dtype, device: of the arithmetic; sums over the data are float64.
@@ -162,7 +162,7 @@ class Problem:
             "loss": self.measures[0].long_name,
             "metrics": list(self.metrics),
             "code": self.code_digest,
-            "data": {"samples": self.n, "sha256": self.data.digest},
+            "data": {"samples": self.n, "sha256": self.data.digest, "largest_batch": max(self.data.sizes)},
             "batchnorm": self.batchnorm,
             "calibration": {"samples": calibrated.n, "sha256": calibrated.digest} if calibrated else None,
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -185,7 +185,7 @@ class Problem:
         if "recalibrated" not in self.batchnorm_choices:
             return None
         frozen = self.data if data is None else freeze(data, batch_size=self.batch_size)
-        return frozen.subset(CALIBRATION_SAMPLES).to(self.device, self.dtype)
+        return frozen.subset(CALIBRATION_SAMPLES, self.batch_size).to(self.device, self.dtype)
 
     def _metrics(self, metrics: Iterable[str] | Mapping[str, Callable] | None, reduction: str) -> list[Measure]:
         loss = self.measures[0]

@@ -7,6 +7,7 @@ import inspect
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -44,19 +45,32 @@ def code_digest(*objects: Any) -> str:
 def _sources(obj: Any) -> Iterator[str]:
     if isinstance(obj, nn.Module):
         yield repr(obj)
-        for module in obj.modules():
+        for name, module in obj.named_modules():
             yield _source(type(module))
+            yield f"{name}: {sorted((k, v) for k, v in vars(module).items() if _plain(v) and k != 'training')}"
     elif isinstance(obj, Mapping):
         for name, value in obj.items():
             yield str(name)
             yield from _sources(value)
-    elif isinstance(obj, (str, type(None))):
-        yield str(obj)
+    elif isinstance(obj, partial):
+        yield from _sources([obj.func, obj.args, obj.keywords])
+    elif _plain(obj):
+        yield repr(obj)
     elif callable(obj):
         yield _source(obj)
+        cells = getattr(obj, "__closure__", None) or ()
+        yield from _sources([cell.cell_contents for cell in cells if _plain(cell.cell_contents)])
+        yield from _sources([*(getattr(obj, "__defaults__", None) or ())])
+        yield str(sorted((k, v) for k, v in getattr(obj, "__dict__", {}).items() if _plain(v)))
     elif isinstance(obj, Iterable):
         for value in obj:
             yield from _sources(value)
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_plain(v) for v in value)
+    return value is None or isinstance(value, (bool, int, float, complex, str, bytes))
 
 
 def _source(obj: Any) -> str:

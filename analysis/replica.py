@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import Checkpoint
+from .checkpoints import Checkpoint, persistent_state
 from .data import map_tensors, tensors_of
 from .errors import ProblemError
 from .losses import inputs_of, mean_and_error, moments
@@ -59,7 +59,11 @@ class Replica:
             start, size = self._spans[aliases.get(name, name)]
             parameters[name].data = self.flat[start : start + size].view(parameters[name].shape)
         self._norms = tracked_norms(self.model)
-        self._buffers = dict(self.model.named_buffers())
+        self._buffers = {
+            name: tensor
+            for name, tensor in {**dict(self.model.named_buffers()), **persistent_state(self.model)}.items()
+            if aliases.get(name, name) not in self._spans
+        }
         self._kept = {name: buffer.clone() for name, buffer in self._buffers.items()}
         self._versions: dict[str, int] = {}
 

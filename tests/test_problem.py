@@ -241,7 +241,9 @@ def test_any_callable_is_a_metric():
     assert problem.metrics == ("loss", "margin", "accuracy")
     assert problem.measure()["margin"][0] == pytest.approx(truth, rel=1e-5)
     norm = mlp_problem(metrics={"l2": lambda model, batch: sum(p.square().sum() for p in model.parameters())})
-    assert norm.measure()["l2"][0] == pytest.approx(float(sum(p.square().sum() for p in mlp().parameters())), rel=1e-6)
+    assert norm.measure()["l2"][0] == pytest.approx(
+        float(sum(p.detach().square().sum() for p in mlp().parameters())), rel=1e-6
+    )
 
 
 def test_a_loss_that_needs_gradients_of_the_inputs_works():
@@ -447,3 +449,48 @@ def test_the_users_own_exception_comes_through():
 
     with pytest.raises(NameError, match="undefined_name"):
         Problem(mlp(), broken, (X, Y))
+
+
+def test_the_code_digest_follows_what_determines_values():
+    from functools import partial
+
+    from analysis.provenance import code_digest
+
+    def scaled(factor):
+        return lambda output, target: factor * F.cross_entropy(output, target)
+
+    class Sloped(nn.Module):
+        def __init__(self, slope):
+            super().__init__()
+            self.slope = slope
+
+    assert code_digest(scaled(2.0)) == code_digest(scaled(2.0))
+    assert code_digest(scaled(2.0)) != code_digest(scaled(3.0))
+    assert code_digest(partial(F.mse_loss, reduction="mean")) != code_digest(partial(F.mse_loss, reduction="sum"))
+    assert code_digest(Sloped(1.0)) != code_digest(Sloped(2.0))
+    assert code_digest(nn.CrossEntropyLoss()) != code_digest(nn.CrossEntropyLoss(label_smoothing=0.1))
+
+
+def test_models_with_integer_parameters_and_shared_buffers():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+            self.order = nn.Parameter(torch.tensor([2, 0, 1]), requires_grad=False)
+            self.register_buffer("scale", torch.tensor(2.0))
+            self.register_buffer("same", self.scale)
+
+        def forward(self, x):
+            return self.net(x)[:, self.order] * self.same
+
+    problem = Problem(Odd(), "cross_entropy", (X, Y))
+    with torch.no_grad():
+        truth = F.cross_entropy(mlp()(X)[:, [2, 0, 1]] * 2, Y).item()
+    assert problem.measure()["loss"][0] == pytest.approx(truth, rel=1e-6)
+    assert set(problem.checkpoint().buffers) == {"order", "scale", "same"}
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_class_targets_of_any_integer_type(dtype):
+    problem = Problem(mlp(), "cross_entropy", (X, Y.to(dtype)), metrics=["accuracy", "loss_per_class"])
+    assert problem.measure()["loss"][0] == pytest.approx(by_hand(mlp()), rel=1e-6)

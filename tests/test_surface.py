@@ -209,7 +209,7 @@ def test_provenance_says_what_determines_the_picture():
     plane = Plane.random(problem.checkpoint(), seed=7)
     facts = provenance(last(surface(problem, plane, extent=(-0.5, 0.5), resolution=11)))
     assert facts["problem"] == "mine"
-    assert facts["data"] == {"samples": 64, "sha256": problem.data.digest}
+    assert facts["data"] == {"samples": 64, "sha256": problem.data.digest, "largest_batch": 64}
     assert facts["checkpoints"][0]["sha256"] == problem.checkpoint().digest
     assert (facts["seed"], facts["normalisation"], facts["batchnorm"]) == (7, "filter", "none")
     assert facts["extent"] == [[-0.5, 0.5], [-0.5, 0.5]]
