@@ -76,24 +76,27 @@ def candidates(values: np.ndarray, smooth: bool) -> tuple[Method, ...]:
     return (CUBIC_LOG, CUBIC) if finite.size and finite.min() > 0 else (CUBIC,)
 
 
-def disagreement(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Largest difference as a fraction of the range of `true`, on the worse of the linear and log scales.
+def disagreement(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Difference at each point as a fraction of the range of `true`, on the worse of the linear and log scales.
 
     A prediction that misses a NaN or an infinity disagrees infinitely; where both agree on one, not at all.
     """
-    finite = np.isfinite(true)
-    if not np.array_equal(finite, np.isfinite(predicted)):
-        return np.inf
-    if not finite.any():
-        return 0.0
-    p, t = predicted[finite], true[finite]
-    worst = _share(p, t)
-    if t.min() > 0:
-        worst = max(worst, _share(np.log(p), np.log(t)) if p.min() > 0 else np.inf)
-    return float(worst)
+    result = np.where(_kind(predicted) == _kind(true), 0.0, np.inf)
+    compared = np.isfinite(predicted) & np.isfinite(true)
+    if compared.any():
+        p, t = predicted[compared], true[compared]
+        worst = _share(p, t)
+        if t.min() > 0:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                worst = np.maximum(worst, np.where(p > 0, _share(np.log(p), np.log(t)), np.inf))
+        result[compared] = worst
+    return result
 
 
-def _share(p: np.ndarray, t: np.ndarray) -> float:
-    largest = np.abs(p - t).max()
+def _kind(values: np.ndarray) -> np.ndarray:
+    return np.select([np.isnan(values), np.isposinf(values), np.isneginf(values)], [1, 2, 3], 0)
+
+
+def _share(p: np.ndarray, t: np.ndarray) -> np.ndarray:
     rounding = 64 * np.finfo(np.float32).eps * np.abs(t).max()
-    return largest / max(np.ptp(t), rounding, np.finfo(float).tiny)
+    return np.abs(p - t) / max(np.ptp(t), rounding, np.finfo(float).tiny)

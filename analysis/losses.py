@@ -125,14 +125,13 @@ def _checked(name: str, result: Any, batch: Any, reduction: str) -> Sums:
                 "which also gives their standard error."
             )
         weights = torch.as_tensor(n if weight is None else weight, device=value.device).reshape(1)
-        return value.detach().reshape(1).double() * weights, weights
+        return value.reshape(1).double() * weights, weights
     if value.ndim == 0 or value.shape[0] != n:
         raise ProblemError(
             f"'{name}' returned a tensor of shape {list(value.shape)} for a batch of {n}; with reduction='none' its "
             f"first dimension counts samples: expected [{n}, ...]. Pass reduction='mean' for a batch mean."
         )
     weights = torch.ones_like(value) if weight is None else torch.as_tensor(weight).expand_as(value)
-    value = value.detach()
     return (value * weights).reshape(n, -1).sum(1), weights.reshape(n, -1).sum(1)
 
 

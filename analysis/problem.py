@@ -19,7 +19,7 @@ from .losses import Measure
 from .provenance import code_digest
 from .reading import CheckpointFile
 from .replica import Replica, tracked_norms, trial
-from .weights import Structure
+from .weights import Structure, Weights
 
 CALIBRATION_SAMPLES = 1024
 
@@ -140,6 +140,16 @@ class Problem:
         replica = Replica(self)
         replica.load(checkpoint or self._checkpoint)
         return replica.measure()
+
+    def gradient(self, checkpoint: Checkpoint | None = None) -> Weights:
+        """The gradient of the mean loss at a checkpoint, in the problem's dtype; frozen parameters count too.
+
+        Running statistics are held constant under "recalibrated" and "frozen", and differentiated through under
+        "batch". Raises ProblemError where the loss has no gradient.
+        """
+        replica = Replica(self)
+        replica.load(checkpoint or self._checkpoint)
+        return replica.gradient(self.blocks(None))
 
     def blocks(self, size: int | None) -> list[Any]:
         """Evaluation batches: `size` samples each where a batch means nothing to the loss, else as given."""

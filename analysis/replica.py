@@ -110,6 +110,41 @@ class Replica:
             torch.manual_seed(seed)
             return self._totals(blocks)
 
+    def gradient(self, blocks: list[Any]) -> Weights:
+        """Gradient of the mean loss over the data at the present weights."""
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        names = list(self._spans)
+        moving = [parameters[name].requires_grad_(True) for name in names]
+        sums = [torch.zeros_like(p) for p in moving]
+        total = torch.zeros((), dtype=torch.float64, device=self.flat.device)
+        try:
+            with torch.no_grad():
+                self._restore_buffers()
+                self._norm_mode()
+            for batch in blocks:
+                with torch.enable_grad():
+                    values, weights = self._loss(self._guarded(batch))
+                    if not values.requires_grad:
+                        raise ProblemError("The loss does not depend on the weights through anything differentiable.")
+                    parts = torch.autograd.grad(values.sum(), moving, allow_unused=True)
+                for into, part in zip(sums, parts, strict=True):
+                    if part is not None:
+                        into += part
+                total += weights.sum()
+        finally:
+            for parameter in moving:
+                parameter.requires_grad_(False)
+        return Weights(
+            {name: (s / total).to(s.dtype) for name, s in zip(names, sums, strict=True)}, self.problem.structure
+        )
+
+    def _loss(self, batch: Any) -> tuple[Tensor, Tensor]:
+        loss = self.problem.measures[0]
+        if loss.takes_model:
+            return loss.function(self.model, batch)
+        args, kwargs = inputs_of(batch)
+        return loss.function(self.model(*args, **kwargs), batch)
+
     def _totals(self, blocks: list[Any]) -> list[Tensor]:
         with torch.enable_grad() if self.problem.needs_grad else torch.no_grad():
             self._restore_buffers()

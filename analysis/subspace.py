@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .checkpoints import Checkpoint
+from .directions import random_directions
 from .errors import LandscapeError
 from .weights import Weights
 
-KINDS = ("weight", "bias", "norm")
+if TYPE_CHECKING:
+    from .problem import Problem
+
 Extent = tuple[tuple[float, float], ...]
 
 
@@ -33,7 +35,7 @@ class Subspace:
     """Points origin + sum of c_i * axis_i, with axes orthogonal in the Euclidean inner product.
 
     Every point is computed from the origin. Buffers (running statistics ...) are the origin's everywhere.
-    markers: the checkpoints that the subspace was made from, origin first.
+    markers: the checkpoints that the subspace was made from, in their own order.
     """
 
     names: ClassVar[tuple[str, ...]] = ()
@@ -60,8 +62,11 @@ class Subspace:
 
     @property
     def title(self) -> str:
-        names = " – ".join(marker.name for marker in self.markers)
-        return f"{self.kind} {type(self).__name__.lower()} {'through' if len(self.markers) > 1 else 'at'} {names}"
+        names = [marker.name for marker in self.markers]
+        if len(names) > 3:
+            names = [names[0], "…", names[-1]]
+        where = "through" if len(names) > 1 else "at"
+        return f"{self.kind} {type(self).__name__.lower()} {where} {' – '.join(names)}"
 
     @property
     def equal_aspect(self) -> bool:
@@ -109,7 +114,10 @@ class Subspace:
                 {"name": m.name, "sha256": m.digest, "source": m.source.rpartition("/")[2], **m.info}
                 for m in self.markers
             ],
-            "axes": [{"label": a.label, "units": a.units, "length": a.length} for a in self.axes],
+            "axes": [
+                {"label": a.label, "units": a.units, "length": a.length, "sha256": a.weights.digest()}
+                for a in self.axes
+            ],
             "buffers": "of the origin",
             **self.facts,
         }
@@ -120,25 +128,53 @@ class Subspace:
         checkpoint: Checkpoint,
         seed: int = 0,
         *,
+        normalisation: str = "filter",
         include: Collection[str] = ("weight",),
+        layers: Collection[str] | None = None,
         frozen: bool = False,
     ) -> Self:
-        """Through a checkpoint along random filter-normalised directions (Li et al. 2018, arXiv:1712.09913).
+        """Through a checkpoint along random directions; coordinate 1 moves every filter by its own norm.
 
-        Gaussian directions from a generator of their own, orthogonal within each filter and each filter
-        rescaled to the norm of the checkpoint's: coordinate 1 moves every filter by its own norm. A filter is
-        one output unit; a tensor whose filters have one entry counts as one filter.
-
-        include: which of "weight", "bias", "norm" (scale and shift of normalisation layers) move.
-        frozen: whether parameters with requires_grad=False move too.
+        Options: see `directions.random_directions`. Raises LandscapeError.
         """
-        unknown = set(include) - set(KINDS)
-        if unknown or not include:
-            raise LandscapeError(f"include is {sorted(include)}; accepted are some of {list(KINDS)}.")
-        directions = filter_normalised(checkpoint.weights, len(cls.names), seed, include, frozen)
-        axes = tuple(_axis(d, checkpoint, f"random direction {i}", "filter norms") for i, d in enumerate(directions, 1))
-        facts = {"seed": seed, "normalisation": "filter", "include": sorted(include), "frozen_move": frozen}
-        return cls(checkpoint, axes, (checkpoint,), "random filter-normalised", facts)
+        options: dict[str, Any] = {
+            "normalisation": normalisation,
+            "include": sorted(include),
+            "layers": layers if layers is None or isinstance(layers, str) else list(layers),
+            "frozen": frozen,
+        }
+        directions = random_directions(checkpoint.weights, len(cls.names), seed, **options)
+        axes = tuple(
+            _axis(direction, checkpoint, f"random direction {i}", f"{normalisation} norms")
+            for i, direction in enumerate(directions, 1)
+        )
+        kind = f"random {normalisation}-normalised"
+        return cls(checkpoint, axes, (checkpoint,), kind, {"seed": seed, **options})
+
+    @classmethod
+    def along(
+        cls, checkpoint: Checkpoint, *directions: Weights, labels: Sequence[str] = (), units: str = "weight space"
+    ) -> Self:
+        """Through a checkpoint along given directions, made orthogonal in their order; one unit is distance 1.
+
+        For gradients and eigenvectors. A missing direction is filled by a filter-normalised random one (seed 0).
+        """
+        given = list(directions)
+        names = [*labels, *(f"direction {i}" for i in range(len(labels) + 1, len(given) + 1))]
+        for _ in range(len(cls.names) - len(given)):
+            given += random_directions(checkpoint.weights, 1, seed=0)
+            names.append("random direction")
+        axes = [_axis(v, checkpoint, name, units) for v, name in zip(_orthonormal(given, names), names, strict=True)]
+        return cls(checkpoint, tuple(axes), (checkpoint,), "directed")
+
+    @classmethod
+    def gradient(cls, problem: Problem, checkpoint: Checkpoint) -> Self:
+        """Downhill from a checkpoint: along the negative gradient of the problem's loss, one unit is distance 1.
+
+        A plane's second axis is random. Raises LandscapeError where the gradient is zero.
+        """
+        space = cls.along(checkpoint, -1.0 * problem.gradient(checkpoint), labels=["steepest descent"])
+        return replace(space, kind="gradient")
 
 
 class Line(Subspace):
@@ -168,82 +204,75 @@ class Plane(Subspace):
         distances. Without a third, b is a filter-normalised random direction (`seed`) made orthogonal to a.
         """
         along = _difference(first, second)
-        unit = along.norm()
         if third is None:
-            across = filter_normalised(first.weights, 1, seed)[0].to(torch.float64)
-            label, facts = (
-                "random direction ⟂ a",
-                {"seed": seed, "normalisation": "filter, then orthogonal to a"},
-            )
+            across, label = random_directions(first.weights, 1, seed)[0], "random direction ⟂ a"
+            facts: dict[str, Any] = {"seed": seed, "normalisation": "filter, then orthogonal to a"}
         else:
-            across = _difference(first, third)
-            label, facts = f"towards {third.name}, ⟂ a", {}
-        size = across.norm()
-        for _ in range(2):
-            across = across.add(along, scale=-across.dot(along) / unit**2)
-        rest = across.norm()
-        if rest < 1e-6 * size:
-            raise LandscapeError(
-                f"'{first.name}', '{second.name}' and '{third.name if third else 'the random direction'}' lie on one "
-                "line; they span no plane. Choose another third checkpoint, or Line.through."
-            )
-        units = f"distance {first.name} – {second.name}"
-        axes = (
-            _axis(along, first, f"{first.name} → {second.name}", units),
-            _axis(across * (unit / rest), first, label, units),
+            across, label, facts = _difference(first, third), f"towards {third.name}, ⟂ a", {}
+        labels = [f"{first.name} → {second.name}", label]
+        unit = along.norm()
+        axes = tuple(
+            _axis(v * unit, first, name, f"distance {first.name} – {second.name}")
+            for v, name in zip(_orthonormal([along, across], labels), labels, strict=True)
         )
         markers = (first, second) if third is None else (first, second, third)
         return cls(first, axes, markers, "checkpoint", facts)
 
+    @classmethod
+    def pca(cls, checkpoints: Sequence[Checkpoint]) -> Plane:
+        """The two principal directions of a trajectory, through its last checkpoint; one unit is distance 1.
 
-def filter_normalised(
-    weights: Weights,
-    count: int,
-    seed: int,
-    include: Collection[str] = ("weight",),
-    frozen: bool = False,
-) -> list[Weights]:
-    """`count` Gaussian directions, mutually orthogonal in each filter, each filter as long as the weights'.
+        From the eigenvectors of the T x T Gram matrix of centred displacements. `facts["explained_variance"]`
+        holds the share of every component, largest first. The first checkpoint lies on the negative side of a.
+        The plane does not hold the trajectory: a result gives each checkpoint's residual and true loss.
 
-    Raises LandscapeError if nothing would move.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    parts: list[dict[str, Tensor]] = [{} for _ in range(count)]
-    for name, tensor in weights.items():
-        entry = weights.structure.entries[name]
-        filters = entry.to_filters(tensor.detach().cpu().double())
-        shape = filters.shape
-        if shape[1] == 1:
-            filters = filters.reshape(1, -1)
-        moves = entry.kind in include and (frozen or not entry.frozen)
-        rows: list[Tensor] = []
-        for _ in range(count):
-            if moves:
-                row = torch.randn(filters.shape, generator=generator, dtype=torch.float64)
-                rows.append(_orthogonal(row, rows))
-            else:
-                rows.append(torch.zeros_like(filters))
-        norms = filters.norm(dim=1, keepdim=True)
-        for part, row in zip(parts, rows, strict=True):
-            part[name] = entry.from_filters((row * norms).reshape(shape)).to(tensor)
-    directions = [Weights(part, weights.structure) for part in parts]
-    if any(direction.norm() == 0 for direction in directions):
-        raise LandscapeError(
-            f"No parameter would move: none of the kinds {sorted(include)} is trainable and non-zero in "
-            f"{count} orthogonal directions. Pass include=('weight', 'bias', 'norm') or frozen=True."
+        Raises LandscapeError for fewer than three checkpoints, or if they lie on one line.
+        """
+        if len(checkpoints) < 3:
+            raise LandscapeError(f"A trajectory of {len(checkpoints)} checkpoints spans no plane; take 3 or more.")
+        last = checkpoints[-1]
+        steps = [point.weights.to(torch.float64) - last.weights.to(torch.float64) for point in checkpoints]
+        gram = np.zeros((len(steps), len(steps)))
+        for name in last.weights:
+            rows = torch.stack([step[name].flatten() for step in steps])
+            gram += (rows @ rows.T).cpu().numpy()
+        centring = np.eye(len(steps)) - 1 / len(steps)
+        variance, vectors = np.linalg.eigh(centring @ gram @ centring)
+        variance, vectors = variance[::-1].clip(0), centring @ vectors[:, ::-1]
+        if variance[1] < 1e-12 * variance[0] or variance[0] == 0:
+            raise LandscapeError("The checkpoints lie on one line; they span no plane. Use Line.through.")
+        directions = []
+        for k in range(2):
+            direction = steps[0].zeros()
+            for weight, step in zip(vectors[:, k], steps, strict=True):
+                direction = direction.add(step, scale=float(weight))
+            directions.append(direction * (-1.0 if direction.dot(steps[0]) > 0 else 1.0))
+        labels = ["principal direction 1", "principal direction 2"]
+        axes = tuple(
+            _axis(v, last, name, "weight space")
+            for v, name in zip(_orthonormal(directions, labels), labels, strict=True)
         )
-    return directions
+        share = (variance / variance.sum()).tolist()
+        return cls(last, axes, tuple(checkpoints), "trajectory", {"explained_variance": share})
 
 
-def _orthogonal(row: Tensor, others: Sequence[Tensor]) -> Tensor:
-    """Each row of unit length and orthogonal to the same row of `others`; zero where no room is left."""
-    row = row / row.norm(dim=1, keepdim=True)
-    for _ in range(2):
-        for other in others:
-            row = row - (row * other).sum(1, keepdim=True) * other
-        size = row.norm(dim=1, keepdim=True)
-        row = torch.where(size > 1e-8, row / size, 0.0)
-    return row
+def _orthonormal(directions: Sequence[Weights], labels: Sequence[str]) -> list[Weights]:
+    """Gram-Schmidt in float64, twice. Raises LandscapeError where a direction adds nothing to those before."""
+    basis: list[Weights] = []
+    for direction, label in zip(directions, labels, strict=True):
+        rest = direction.to(torch.float64)
+        size = rest.norm()
+        for _ in range(2):
+            for other in basis:
+                rest = rest.add(other, scale=-rest.dot(other))
+        length = rest.norm()
+        if not length > 1e-6 * size:
+            raise LandscapeError(
+                f"The axis '{label}' is zero or lies along those before it: together they span no plane. "
+                "Choose another checkpoint or direction, or a Line."
+            )
+        basis.append(rest * (1 / length))
+    return basis
 
 
 def _difference(start: Checkpoint, end: Checkpoint) -> Weights:

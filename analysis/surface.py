@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from scipy.ndimage import maximum_filter
 
 from .errors import LandscapeError
 from .evaluate import Evaluator, Rows, Strategy, store
@@ -19,6 +21,7 @@ from .results import provenance_json
 from .subspace import Extent, Subspace
 
 COARSEST_CELLS = {1: 8, 2: 4}
+SURE_LEVEL = 2  # nothing counts as converged before it: 33 nodes of a line, 17 x 17 of a plane
 
 
 def surface(
@@ -78,9 +81,12 @@ def _valid_resolution(subspace: Subspace, resolution: int | Sequence[int]) -> tu
 
 
 class _Grid:
-    """Samples on a grid of nodes: metrics [*nodes, ...], NaN where `known` is False."""
+    """Samples on a grid of nodes: metrics [*nodes, ...].
 
-    def __init__(self, extent: Extent, shape: Sequence[int]):
+    `known` marks evaluated nodes; the others hold predictions if the grid is `filled`, NaN otherwise.
+    """
+
+    def __init__(self, extent: Extent, shape: Sequence[int], filled: bool = False):
         # symmetric in the ends, so that an extent symmetric about 0 has a node at exactly 0
         self.nodes = tuple(
             (low * np.arange(n - 1, -1, -1) + high * np.arange(n)) / (n - 1)
@@ -89,12 +95,12 @@ class _Grid:
         self.shape = tuple(shape)
         self.size = int(np.prod(shape))
         self.known = np.zeros(self.shape, dtype=bool)
+        self.filled = filled
         self._flat: Rows = {}
 
-    def missing(self) -> np.ndarray:
-        """Coordinates [points, axes] of the nodes not known yet, in C order."""
-        grid = np.meshgrid(*self.nodes, indexing="ij")
-        return np.stack([axis[~self.known] for axis in grid], -1)
+    def coordinates(self, where: np.ndarray) -> np.ndarray:
+        """Coordinates [points, axes] of the nodes of a mask, in C order."""
+        return np.stack([axis[where] for axis in np.meshgrid(*self.nodes, indexing="ij")], -1)
 
     def store(self, where: np.ndarray, rows: Rows) -> None:
         """Write rows at flat node numbers [points]."""
@@ -107,16 +113,36 @@ class _Grid:
         shaped = lambda values: values.reshape(*self.shape, *values.shape[1:])  # noqa: E731
         return {name: (shaped(means), shaped(errors)) for name, (means, errors) in self._flat.items()}
 
-    def halved(self, extent: Extent) -> _Grid:
-        """The next nested grid, with this one's samples in it."""
-        finer = _Grid(extent, [2 * n - 1 for n in self.shape])
-        even = np.ix_(*(np.arange(0, n, 2) for n in finer.shape))
-        finer.store(np.arange(finer.size).reshape(finer.shape)[even].reshape(-1), self._flat)
+    def halved(self, extent: Extent, methods: Mapping[str, Method]) -> _Grid:
+        """The next nested grid: what was evaluated here, and predictions everywhere else."""
+        finer = _Grid(extent, [2 * n - 1 for n in self.shape], filled=True)
+        for name, (means, errors) in self.rows.items():
+            means, errors = methods[name](self.nodes, means, finer.nodes), LINEAR(self.nodes, errors, finer.nodes)
+            flat = (finer.size, *means.shape[len(self.shape) :])
+            finer._flat[name] = means.reshape(flat), errors.reshape(flat)
+        evaluated = np.flatnonzero(self.known)
+        numbers = np.arange(finer.size).reshape(finer.shape)[_even(finer.shape)].reshape(-1)[evaluated]
+        finer.store(numbers, {n: (m[evaluated], e[evaluated]) for n, (m, e) in self._flat.items()})
         return finer
 
 
+def _even(shape: Sequence[int]) -> tuple[slice, ...]:
+    """Where the nodes of a grid lie in the next nested one, of the given shape."""
+    return tuple(slice(0, n, 2) for n in shape)
+
+
+def _spread(coarse: np.ndarray) -> np.ndarray:
+    """Values of a grid's nodes on the next nested grid: each node takes the largest of those next to it."""
+    finer = np.zeros([2 * n - 1 for n in coarse.shape])
+    finer[_even(finer.shape)] = coarse
+    return maximum_filter(finer, size=3)
+
+
 class _Surface:
-    """One run: what has been sampled, and how to show it."""
+    """One run: what has been sampled, and how to show it.
+
+    suspect: the estimated error of the picture of the loss about each node of the newest level.
+    """
 
     def __init__(self, problem: Problem, subspace: Subspace, extent: Extent, shape: tuple[int, ...], tolerance: float):
         self.problem, self.subspace = problem, subspace
@@ -124,6 +150,7 @@ class _Surface:
         self.picture = _Grid(extent, shape)
         self.methods: dict[str, Method] = {}
         self.disagreements: dict[str, list[float]] = {m.name: [] for m in problem.measures}
+        self.errors = {m.name: np.nan for m in problem.measures}
         self.chunks: list[tuple[np.ndarray, Rows]] = []
 
     def run(self, dense: bool, strategy: Strategy | None) -> Iterator[xr.Dataset]:
@@ -138,33 +165,35 @@ class _Surface:
             resolution=self.picture.shape,
             tolerance=self.tolerance,
         )
-        complete = None
-        level = self.picture if dense else _Grid(self.extent, self._coarsest())
-        while level.size < self.picture.size:
-            yield from self._fill(level, complete)
-            if complete is not None:
-                self._compare(complete, level)
-            complete = level
-            if self.error("loss") <= self.tolerance:
-                yield self._dataset(complete, level.size, "converged")
+        level = _Grid(self.extent, self._coarsest())
+        self.suspect = np.full(level.shape, np.inf)
+        if dense or level.size >= self.picture.size:
+            yield from self._fill(self.picture, np.ones(self.picture.shape, dtype=bool), None)
+            yield self._dataset(None, self.evaluator.evaluations, "dense")
+            return
+        yield from self._fill(level, np.ones(level.shape, dtype=bool), None)
+        level.filled = True
+        for number in itertools.count(1):
+            finer = level.halved(self.extent, {m.name: self._method(m, level) for m in self.problem.measures})
+            wanted = _spread(self.suspect > self.tolerance) > 0 if number > SURE_LEVEL else np.ones(finer.shape, bool)
+            wanted &= ~finer.known
+            region = self._about_suspects(level)
+            if wanted.sum() >= region.sum() or self._hopeless(finer):
+                break
+            before, surprises = finer.known.copy(), {}
+            while wanted.any():
+                yield from self._fill(finer, wanted, level)
+                surprises = self._compare(level, finer, finer.known & ~before)
+                # where a prediction failed, so did those beside it that are still believed
+                wanted = (maximum_filter(surprises["loss"][1], size=5) > self.tolerance) & ~finer.known
+            self._judge(surprises, finer.known & ~before)
+            level = finer
+            if number >= SURE_LEVEL and self.suspect.max() <= self.tolerance:
+                yield self._dataset(level, self.evaluator.evaluations, "converged")
                 return
-            level = level.halved(self.extent)
-        yield from self._fill(self.picture, complete)
-        yield self._dataset(complete, self.picture.size, "dense" if dense else "unconverged")
-
-    def error(self, name: str) -> float:
-        """Estimated error of the newest complete level, as a fraction of the range; NaN when unknown.
-
-        The newest disagreement is the error of the level before. Each level so far has lowered it by some
-        factor; the next is taken to lower it as the last one did, but by at most 8: halving the spacing of a
-        cubic spline gains 16 on smooth functions, and less on piecewise smooth ones.
-        """
-        history = self.disagreements[name]
-        if not history:
-            return np.nan
-        if len(history) == 1 or not np.isfinite(history[-2]) or history[-2] == 0:
-            return history[-1]
-        return history[-1] * float(np.clip(history[-1] / history[-2], 1 / 8, 1))
+        yield from self._fill(self.picture, region, level)
+        status = "dense" if number <= SURE_LEVEL and region.all() else "unconverged"
+        yield self._dataset(level, self.evaluator.evaluations, status)
 
     def _coarsest(self) -> list[int]:
         """Nodes of the first level: about square cells, at least 3 nodes along each axis."""
@@ -172,25 +201,57 @@ class _Surface:
         cells = COARSEST_CELLS[len(lengths)] * lengths / np.exp(np.log(lengths).mean())
         return [int(np.clip(round(c), 2, 16)) + 1 for c in cells]
 
-    def _fill(self, grid: _Grid, complete: _Grid | None) -> Iterator[xr.Dataset]:
-        numbers = np.flatnonzero(~grid.known)
-        coordinates = grid.missing()
+    def _about_suspects(self, level: _Grid) -> np.ndarray:
+        """The points of the picture that the newest level does not vouch for."""
+        nearest = (
+            np.abs(have[:, None] - want).argmin(0) for have, want in zip(level.nodes, self.picture.nodes, strict=True)
+        )
+        return (maximum_filter(self.suspect, size=3) > self.tolerance)[np.ix_(*nearest)]
+
+    def _hopeless(self, finer: _Grid) -> bool:
+        """Whether refining would go below the spacing of the picture, or has stopped to help."""
+        history = self.disagreements["loss"][-2:]
+        rough = len(self.disagreements["loss"]) > SURE_LEVEL + 1 and history[-1] > 0.7 * history[0]
+        return rough or any(n > 2 * m for n, m in zip(finer.shape, self.picture.shape, strict=True))
+
+    def _fill(self, grid: _Grid, wanted: np.ndarray, shown: _Grid | None) -> Iterator[xr.Dataset]:
+        numbers, coordinates = np.flatnonzero(wanted), grid.coordinates(wanted)
         planned = self.evaluator.evaluations + len(numbers)
         for place, rows in self.evaluator.chunks(coordinates):
             grid.store(numbers[place], rows)
             self.chunks.append((coordinates[place], rows))
-            yield self._dataset(complete if complete is not None else grid, planned, "running")
+            yield self._dataset(shown if shown is not None else grid, planned, "running")
 
-    def _compare(self, coarse: _Grid, fine: _Grid) -> None:
+    def _compare(self, coarse: _Grid, fine: _Grid, new: np.ndarray) -> dict[str, tuple[Method, np.ndarray]]:
+        """The method that predicts the new samples of each metric best, and by how much it fails at each."""
+        found = {}
         for measure in self.problem.measures:
             true = fine.rows[measure.name][0]
-            scores = {
-                method: disagreement(method(coarse.nodes, coarse.rows[measure.name][0], fine.nodes), true)
-                for method in candidates(true, measure.smooth)
-            }
-            best = min(scores, key=lambda method: scores[method])
-            self.methods[measure.name] = best
-            self.disagreements[measure.name].append(scores[best])
+            failures = {}
+            for method in candidates(true, measure.smooth):
+                predicted = method(coarse.nodes, coarse.rows[measure.name][0], fine.nodes)
+                failures[method] = np.where(_like(new, true), disagreement(predicted, true), 0.0)
+            best = min(failures, key=lambda method: failures[method].max())
+            found[measure.name] = best, failures[best]
+        return found
+
+    def _judge(self, surprises: dict[str, tuple[Method, np.ndarray]], new: np.ndarray) -> None:
+        """Choose how to interpolate, and estimate the errors of the newest level.
+
+        What a level disagrees with is the error of the level before. Each level so far has lowered it by some
+        factor; the next is taken to lower it as the last one did, but by at most 8: halving the spacing of a
+        cubic spline gains 16 on smooth functions, and less on piecewise smooth ones.
+        """
+        for name, (method, failures) in surprises.items():
+            history, worst = self.disagreements[name], float(failures.max())
+            gain = float(np.clip(worst / history[-1], 1 / 8, 1)) if history and 0 < history[-1] < np.inf else 1.0
+            history.append(worst)
+            self.methods[name] = method
+            self.errors[name] = worst * gain
+            if name == "loss":
+                kept = np.where(maximum_filter(new, size=3), 0.0, _spread(self.suspect))
+                self.suspect = np.maximum(kept, maximum_filter(failures * gain, size=3))
+                self.errors[name] = float(self.suspect.max())
 
     def _markers(self) -> list[dict[str, tuple[Any, Any]]]:
         found = [self.evaluator.at_checkpoint(i) for i in range(len(self.subspace.markers))]
@@ -218,7 +279,7 @@ class _Surface:
                 "planned_evaluations": planned,
                 "elapsed_s": time.perf_counter() - self.started,
                 "eta_s": (planned - done) * each if status == "running" else 0.0,
-                "interpolation_error": self.error("loss"),
+                "interpolation_error": self.errors["loss"],
                 "tolerance": self.tolerance,
                 "equal_aspect": int(self.subspace.equal_aspect),
                 "provenance": self.provenance,
@@ -232,7 +293,7 @@ class _Surface:
         for measure in self.problem.measures:
             method = self._method(measure, shown)
             attrs = {"long_name": measure.long_name, "units": measure.units}
-            facts: dict[str, Any] = {"interpolation": method.name, "interpolation_error": self.error(measure.name)}
+            facts: dict[str, Any] = {"interpolation": method.name, "interpolation_error": self.errors[measure.name]}
             dims = (*names, "class") if measure.classes else names
             for part, (name, more) in enumerate(
                 [
@@ -257,9 +318,9 @@ class _Surface:
         picture, target = self.picture, self.picture.nodes
         values = np.full((*picture.shape, *([measure.classes] if measure.classes else [])), np.nan)
         known = picture.known.copy()
-        if shown is not None and shown is not picture and shown.rows:
+        if shown is not None and shown is not picture:
             samples = shown.rows[measure.name][part]
-            if shown.known.all():
+            if shown.filled:
                 values = method(shown.nodes, samples, target)
             else:
                 nearest = (

@@ -165,7 +165,7 @@ def test_what_spans_nothing_is_refused():
     with pytest.raises(LandscapeError, match="the same weights"):
         Line.through(one, one)
     middle = Checkpoint(Line.through(one, two).point(0.5), one.buffers, "middle")
-    with pytest.raises(LandscapeError, match="lie on one line"):
+    with pytest.raises(LandscapeError, match="span no plane"):
         Plane.through(one, two, middle)
     with pytest.raises(LandscapeError, match=r"'2\.weight' is"):
         Line.through(one, checkpoint(mlp((6, 16, 8, 3)), "other"))
@@ -177,3 +177,113 @@ def test_what_spans_nothing_is_refused():
         Plane.random(one, include=("filters",))
     with pytest.raises(LandscapeError, match="needs 2 coordinates"):
         Plane.random(one).point(1.0)
+
+
+@pytest.mark.parametrize("normalisation", ["layer", "weight"])
+def test_layer_and_weight_normalisation(normalisation):
+    point = checkpoint(mlp())
+    plane = Plane.random(point, normalisation=normalisation)
+    for name, tensor in point.weights.items():
+        parts = [axis.weights[name].double() for axis in plane.axes]
+        if tensor.ndim < 2:
+            assert all(part.abs().sum() == 0 for part in parts)
+            continue
+        for part in parts:
+            assert float(part.norm() / tensor.norm()) == pytest.approx(1, abs=1e-6)
+        assert abs(float((parts[0] * parts[1]).sum())) < 1e-6 * float(tensor.norm()) ** 2
+    if normalisation == "weight":
+        w, d = point.weights["2.weight"].flatten(), plane.axes[0].weights["2.weight"].flatten()
+        assert np.corrcoef(w.abs(), d.abs())[0, 1] > 0.4  # large weights move far
+        assert abs(np.corrcoef(w, d)[0, 1]) < 0.2  # and in either direction
+
+
+def test_a_subset_of_layers():
+    point = checkpoint(mlp())
+    for layers in ("2", ["2.*"], ["2.weight"]):
+        axis = Line.random(point, layers=layers).axes[0].weights
+        assert {name for name, t in axis.items() if t.abs().sum() > 0} == {"2.weight"}
+    with pytest.raises(LandscapeError, match="'7' matches no parameter"):
+        Line.random(point, layers=["7"])
+    with pytest.raises(LandscapeError, match="accepted are"):
+        Line.random(point, normalisation="unit")
+
+
+def test_relu_rescaling_leaves_filter_normalised_curves_unchanged():
+    """Rescaling a layer by c and the next by 1/c changes no function and no filter-normalised picture."""
+    from analysis import Problem, evaluate
+
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.randint(0, 3, (40,), generator=torch.Generator().manual_seed(1))
+    model, rescaled = mlp().double(), mlp().double()
+    with torch.no_grad():
+        rescaled[0].weight *= 7
+        rescaled[0].bias *= 7
+        rescaled[2].weight /= 7
+    coordinates = np.linspace(-1, 1, 9)[:, None]
+    curves = []
+    for net in (model, rescaled):
+        problem = Problem(net, "cross_entropy", (x, y), dtype=torch.float64)
+        *_, ds = evaluate(problem, Line.random(problem.checkpoint(), seed=2), coordinates)
+        curves.append(ds.loss.values)
+    assert curves[0] == pytest.approx(curves[1], rel=1e-12)
+    assert np.ptp(curves[0]) > 0.03
+
+
+def test_pca_against_the_svd_of_the_whole_trajectory():
+    base = checkpoint(mlp().double())
+    g = torch.Generator().manual_seed(0)
+    path = torch.cumsum(torch.randn(12, base.weights.numel, generator=g, dtype=torch.float64), 0)
+    points = [
+        Checkpoint(base.weights.unflatten(base.weights.flatten() + row), {}, f"step {i}") for i, row in enumerate(path)
+    ]
+    plane = Plane.pca(points)
+    centred = path - path.mean(0)
+    _, values, rows = torch.linalg.svd(centred, full_matrices=False)
+    for axis, row in zip(plane.axes, rows[:2], strict=True):
+        assert abs(float(axis.weights.flatten() @ row)) == pytest.approx(1, abs=1e-9)
+        assert axis.length == pytest.approx(1, abs=1e-12)
+    share = (values**2 / (values**2).sum()).numpy()
+    assert plane.facts["explained_variance"] == pytest.approx(share, abs=1e-9)
+    spots = [plane.project(point) for point in points]
+    for (spot, residual), row in zip(spots, path, strict=True):
+        away = row - path[-1]
+        inside = rows[:2] @ away
+        assert np.abs(spot) == pytest.approx(np.abs(inside.numpy()), abs=1e-8)
+        assert residual == pytest.approx(float((away - rows[:2].T @ inside).norm()), abs=1e-8)
+    assert spots[0][0][0] < 0
+    (low, high), _ = plane.default_extent()
+    assert low < min(s[0][0] for s in spots) < max(s[0][0] for s in spots) < high
+    with pytest.raises(LandscapeError, match="3 or more"):
+        Plane.pca(points[:2])
+    line = Line.through(points[0], points[-1])
+    straight = [Checkpoint(line.point(t), {}, str(t)) for t in (0.0, 0.3, 1.0)]
+    with pytest.raises(LandscapeError, match="one line"):
+        Plane.pca(straight)
+
+
+def test_along_directions_and_the_gradient():
+    from models import mlp_problem
+
+    problem = mlp_problem(dtype=torch.float64)
+    point = problem.checkpoint()
+    gradient = problem.gradient(point)
+    x, y = problem.data.batches()[0]
+    weights = {name: t.clone().requires_grad_(True) for name, t in point.weights.items()}
+    loss = nn.functional.cross_entropy(torch.func.functional_call(problem.model, weights, x), y)
+    for mine, truth in zip(gradient.values(), torch.autograd.grad(loss, list(weights.values())), strict=True):
+        assert torch.allclose(mine, truth, atol=1e-12)
+    line = Line.gradient(problem, point)
+    assert line.axes[0].length == pytest.approx(1)
+    assert line.axes[0].weights.dot(gradient) == pytest.approx(-gradient.norm())
+    h = 1e-5
+    slope = (
+        problem.measure(Checkpoint(line.point(h), point.buffers, ""))["loss"][0]
+        - problem.measure(Checkpoint(line.point(-h), point.buffers, ""))["loss"][0]
+    ) / (2 * h)
+    assert slope == pytest.approx(-gradient.norm(), rel=1e-6)
+    plane = Plane.gradient(problem, point)
+    assert abs(plane.axes[0].weights.dot(plane.axes[1].weights)) < 1e-12
+    with pytest.raises(LandscapeError, match="span no plane"):
+        Plane.along(point, gradient, 2.0 * gradient)
+    with pytest.raises(LandscapeError, match="span no plane"):
+        Line.along(point, gradient.zeros())
