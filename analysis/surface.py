@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,14 +11,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from scipy.ndimage import maximum_filter
+from scipy.spatial import KDTree
 
 from .errors import LandscapeError
-from .evaluate import Evaluator, Rows, Strategy, store
+from .evaluate import YIELD_SECONDS, Evaluator, Rows, Strategy, store
 from .interpolation import LINEAR, Method, candidates, disagreement
 from .losses import Measure
 from .problem import Problem
-from .replica import as_rows
-from .results import provenance_json
+from .replica import Replica, as_rows
+from .results import provenance, provenance_json
 from .subspace import Extent, Subspace
 
 COARSEST_CELLS = {1: 8, 2: 4}
@@ -33,6 +35,7 @@ def surface(
     tolerance: float = 0.01,
     dense: bool = False,
     strategy: Strategy | None = None,
+    resume: xr.Dataset | None = None,
 ) -> Iterator[xr.Dataset]:
     """The problem's metrics over a line or plane, as a generator of better and better Datasets.
 
@@ -46,6 +49,7 @@ def surface(
     tolerance: largest error of the loss as a fraction of its range, on the linear and the log scale.
     dense: evaluate each point of the picture and interpolate nothing.
     strategy: a recorded one, for the same bits again; None measures.
+    resume: an earlier result of the same problem and subspace, whose samples are used where they are wanted.
 
     Yields xarray Datasets (see `analysis.results`), each valid by itself: progress, evaluations, interpolation
     error and status ("running", "converged", "unconverged", "dense") are attributes. Close the generator to
@@ -55,7 +59,7 @@ def surface(
     shape = _valid_resolution(subspace, resolution)
     if not 0 < tolerance < 1:
         raise LandscapeError(f"tolerance is {tolerance}; expected a fraction of the range between 0 and 1.")
-    return _Surface(problem, subspace, extent, shape, tolerance).run(dense, strategy)
+    return _Surface(problem, subspace, extent, shape, tolerance, resume).run(dense, strategy)
 
 
 def _valid_extent(subspace: Subspace, extent: Extent | tuple[float, float] | None) -> Extent:
@@ -144,8 +148,17 @@ class _Surface:
     suspect: the estimated error of the picture of the loss about each node of the newest level.
     """
 
-    def __init__(self, problem: Problem, subspace: Subspace, extent: Extent, shape: tuple[int, ...], tolerance: float):
+    def __init__(
+        self,
+        problem: Problem,
+        subspace: Subspace,
+        extent: Extent,
+        shape: tuple[int, ...],
+        tolerance: float,
+        resume: xr.Dataset | None,
+    ):
         self.problem, self.subspace = problem, subspace
+        self.recalled = _recalled(problem, subspace, resume) if resume is not None else None
         self.extent, self.tolerance = extent, tolerance
         self.picture = _Grid(extent, shape)
         self.methods: dict[str, Method] = {}
@@ -156,7 +169,6 @@ class _Surface:
     def run(self, dense: bool, strategy: Strategy | None) -> Iterator[xr.Dataset]:
         self.evaluator = Evaluator(self.problem, self.subspace, strategy)
         self.started = time.perf_counter()
-        self.marker_variables = self._marker_variables()
         self.provenance = provenance_json(
             self.problem,
             self.subspace,
@@ -165,6 +177,7 @@ class _Surface:
             resolution=self.picture.shape,
             tolerance=self.tolerance,
         )
+        yield from self._measure_markers()
         level = _Grid(self.extent, self._coarsest())
         self.suspect = np.full(level.shape, np.inf)
         if dense or level.size >= self.picture.size:
@@ -215,12 +228,25 @@ class _Surface:
         return rough or any(n > 2 * m for n, m in zip(finer.shape, self.picture.shape, strict=True))
 
     def _fill(self, grid: _Grid, wanted: np.ndarray, shown: _Grid | None) -> Iterator[xr.Dataset]:
-        numbers, coordinates = np.flatnonzero(wanted), grid.coordinates(wanted)
+        numbers, coordinates = self._recall(grid, np.flatnonzero(wanted), grid.coordinates(wanted))
         planned = self.evaluator.evaluations + len(numbers)
         for place, rows in self.evaluator.chunks(coordinates):
             grid.store(numbers[place], rows)
             self.chunks.append((coordinates[place], rows))
             yield self._dataset(shown if shown is not None else grid, planned, "running")
+
+    def _recall(self, grid: _Grid, numbers: np.ndarray, coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Take what an earlier run evaluated; the nodes that are left to evaluate."""
+        if self.recalled is None or not len(numbers):
+            return numbers, coordinates
+        tree, rows = self.recalled
+        distance, index = tree.query(coordinates)
+        same = distance < 1e-9
+        taken = {name: (means[index[same]], errors[index[same]]) for name, (means, errors) in rows.items()}
+        if same.any():
+            grid.store(numbers[same], taken)
+            self.chunks.append((coordinates[same], taken))
+        return numbers[~same], coordinates[~same]
 
     def _compare(self, coarse: _Grid, fine: _Grid, new: np.ndarray) -> dict[str, tuple[Method, np.ndarray]]:
         """The method that predicts the new samples of each metric best, and by how much it fails at each."""
@@ -253,20 +279,46 @@ class _Surface:
                 self.suspect = np.maximum(kept, maximum_filter(failures * gain, size=3))
                 self.errors[name] = float(self.suspect.max())
 
-    def _markers(self) -> list[dict[str, tuple[Any, Any]]]:
-        found = [self.evaluator.at_checkpoint(i) for i in range(len(self.subspace.markers))]
+    def _measure_markers(self) -> Iterator[xr.Dataset]:
+        """The checkpoints' own values, under the problem's policy and with the statistics they were saved with."""
+        markers = self.subspace.markers
+        stored = None
         if "frozen" in self.problem.batchnorm_choices and self.problem.batchnorm != "frozen":
-            stored = self.problem.with_batchnorm("frozen")
-            for values, marker in zip(found, self.subspace.markers, strict=True):
-                values["loss_frozen"] = stored.measure(marker)["loss"]
-        return found
+            stored = Replica(self.problem.with_batchnorm("frozen"))
+        found: Rows = {}
+        self.marker_variables = self._marker_places()
+        yielded = time.perf_counter()
+        for i, marker in enumerate(markers):
+            values = self.evaluator.at_checkpoint(i)
+            if stored is not None:
+                stored.load(marker)
+                values["loss_frozen"] = stored.measure()["loss"]
+            store(found, len(markers), slice(i, i + 1), as_rows([values]))
+            for name, pair in found.items():
+                for suffix, array in zip(("", "_se"), pair, strict=True):
+                    dims = ("marker", "class") if array.ndim > 1 else ("marker",)
+                    self.marker_variables[f"marker_{name}{suffix}"] = dims, array.copy()
+            if time.perf_counter() - yielded > YIELD_SECONDS:
+                yield self._dataset(None, self.picture.size, "running")
+                yielded = time.perf_counter()
+
+    def _marker_places(self) -> dict[str, Any]:
+        markers = self.subspace.markers
+        spots = [self.subspace.project(marker) for marker in markers]
+        variables: dict[str, Any] = {"marker_name": ("marker", np.array([m.name for m in markers], dtype=object))}
+        for i, name in enumerate(self.subspace.names):
+            variables[f"marker_{name}"] = "marker", np.array([spot[i] for spot, _ in spots])
+        attrs = {"long_name": "distance from the subspace", "units": "weight space"}
+        variables["marker_residual"] = "marker", np.array([residual for _, residual in spots]), attrs
+        return variables
 
     def _dataset(self, shown: _Grid | None, planned: int, status: str) -> xr.Dataset:
         names = self.subspace.names
+        samples = self._samples()
         done = self.evaluator.evaluations
         each = self.evaluator.seconds / max(done, 1)
         ds = xr.Dataset(
-            {**self._picture(shown), **self._samples(), **self.marker_variables},
+            {**self._picture(shown), **samples, **self.marker_variables},
             coords={
                 name: (name, nodes, {"long_name": axis.label, "units": axis.units})
                 for name, nodes, axis in zip(names, self.picture.nodes, self.subspace.axes, strict=True)
@@ -274,8 +326,8 @@ class _Surface:
             attrs={
                 "title": self.subspace.title,
                 "status": status,
-                "progress": 1.0 if status != "running" else min(done / planned, 0.999),
-                "evaluations": done,
+                "progress": 1.0 if status != "running" else min(done / max(planned, 1), 0.999),
+                "evaluations": len(samples["sample_loss"][1]),
                 "planned_evaluations": planned,
                 "elapsed_s": time.perf_counter() - self.started,
                 "eta_s": (planned - done) * each if status == "running" else 0.0,
@@ -346,33 +398,34 @@ class _Surface:
         return np.ix_(*here), np.ix_(*there)
 
     def _samples(self) -> dict[str, Any]:
-        coordinates = np.concatenate([c for c, _ in self.chunks])
-        variables: dict[str, Any] = {
-            f"sample_{name}": ("sample", coordinates[:, i]) for i, name in enumerate(self.subspace.names)
-        }
+        names = self.subspace.names
+        coordinates = np.concatenate([np.empty((0, len(names))), *(c for c, _ in self.chunks)])
+        variables: dict[str, Any] = {f"sample_{name}": ("sample", coordinates[:, i]) for i, name in enumerate(names)}
         for measure in self.problem.measures:
             dims = ("sample", "class") if measure.classes else ("sample",)
+            none = np.empty((0, measure.classes) if measure.classes else 0)
             for part, suffix in enumerate(("", "_se")):
-                values = np.concatenate([rows[measure.name][part] for _, rows in self.chunks])
+                values = np.concatenate([none, *(rows[measure.name][part] for _, rows in self.chunks)])
                 variables[f"sample_{measure.name}{suffix}"] = dims, values
         return variables
 
-    def _marker_variables(self) -> dict[str, Any]:
-        markers = self.subspace.markers
-        spots = [self.subspace.project(marker) for marker in markers]
-        variables: dict[str, Any] = {"marker_name": ("marker", np.array([m.name for m in markers], dtype=object))}
-        for i, name in enumerate(self.subspace.names):
-            variables[f"marker_{name}"] = "marker", np.array([spot[i] for spot, _ in spots])
-        variables["marker_residual"] = (
-            "marker",
-            np.array([residual for _, residual in spots]),
-            {"long_name": "distance from the subspace", "units": "weight space"},
+
+def _recalled(problem: Problem, subspace: Subspace, earlier: xr.Dataset) -> tuple[KDTree, Rows]:
+    """The samples of an earlier result. Raises LandscapeError, naming what differs, if it is of something else."""
+    ours = json.loads(json.dumps({**problem.provenance(), **subspace.provenance()}))
+    theirs = provenance(earlier)
+    differing = [key for key in ours if key not in ("problem", "device") and ours[key] != theirs.get(key)]
+    if differing:
+        raise LandscapeError(
+            f"The earlier result cannot be resumed: it differs in {', '.join(differing)}. Start anew, or restore "
+            "what was changed."
         )
-        for name, (means, errors) in as_rows(self._markers()).items():
-            dims = ("marker", "class") if means.ndim > 1 else ("marker",)
-            variables[f"marker_{name}"] = dims, means
-            variables[f"marker_{name}_se"] = dims, errors
-        return variables
+    names = [measure.name for measure in problem.measures]
+    rows = {name: (earlier[f"sample_{name}"].values, earlier[f"sample_{name}_se"].values) for name in names}
+    places = np.stack([earlier[f"sample_{name}"].values for name in subspace.names], -1)
+    if not len(places):
+        raise LandscapeError("The earlier result holds no evaluated points; start anew.")
+    return KDTree(places), rows
 
 
 def _like(mask: np.ndarray, values: np.ndarray) -> np.ndarray:

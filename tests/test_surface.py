@@ -311,3 +311,57 @@ def test_a_strategy_of_other_threads_is_refused():
     problem = mlp_problem()
     with pytest.raises(LandscapeError, match="set_num_threads"):
         next(surface(problem, Plane.random(problem.checkpoint()), strategy=Strategy(None, 999)))
+
+
+def test_resume_evaluates_only_what_is_missing_and_gives_the_same_result(tmp_path):
+    from analysis import load, save
+
+    problem = mlp_problem()
+    plane = Plane.random(problem.checkpoint())
+    whole = last(surface(problem, plane))
+    strategy = Strategy.of(provenance(whole)["strategy"])
+    results = surface(problem, plane, strategy=strategy)
+    for partial in results:
+        if partial.attrs["evaluations"] > 100:
+            break
+    results.close()
+    kept = load(save(partial, tmp_path / "partial.nc"))
+    calls = []
+    from analysis.replica import Replica
+
+    original = Replica.totals
+    Replica.totals = lambda self, blocks: (calls.append(1), original(self, blocks))[1]
+    try:
+        resumed = last(surface(problem, plane, strategy=strategy, resume=kept))
+    finally:
+        Replica.totals = original
+    assert resumed.attrs["evaluations"] == whole.attrs["evaluations"]
+    assert len(calls) == whole.attrs["evaluations"] - kept.attrs["evaluations"] + 1  # and the marker
+    xr.testing.assert_identical(resumed.loss.drop_attrs(), whole.loss.drop_attrs())
+    finer = last(surface(problem, plane, resolution=51, tolerance=0.001, resume=whole))
+    assert finer.attrs["evaluations"] >= whole.attrs["evaluations"]
+
+
+def test_resuming_something_else_is_refused_by_what_differs():
+    problem = mlp_problem()
+    ds = last(surface(problem, Plane.random(problem.checkpoint()), resolution=11))
+    with pytest.raises(LandscapeError, match="differs in axes, seed"):
+        surface(problem, Plane.random(problem.checkpoint(), seed=1), resume=ds)
+    with pytest.raises(LandscapeError, match="differs in data"):
+        surface(mlp_problem(samples=30), Plane.random(problem.checkpoint()), resume=ds)
+
+
+def test_a_trajectory_shows_true_losses_and_residuals():
+    problem = mlp_problem(dtype=torch.float64)
+    start, g = problem.checkpoint(), torch.Generator().manual_seed(0)
+    points = [start]
+    for i in range(6):
+        step = points[-1].weights.map(lambda _, t: 0.05 * torch.randn(t.shape, generator=g, dtype=t.dtype))
+        points.append(Checkpoint(points[-1].weights + step, {}, f"step {i}"))
+    plane = Plane.pca(points)
+    ds = last(surface(problem, plane, resolution=21))
+    for i, point in enumerate(points):
+        assert float(ds.marker_loss[i]) == pytest.approx(problem.measure(point)["loss"][0], rel=1e-12)
+        assert float(ds.marker_residual[i]) == pytest.approx(plane.project(point)[1], rel=1e-9)
+    assert float(ds.marker_residual[:-1].max()) > 0.01
+    assert float(ds.marker_residual[-1]) < 1e-12
