@@ -52,7 +52,7 @@ class Checkpoint:
 def persistent_state(model: nn.Module) -> dict[str, Tensor]:
     """The module's state dict without extra state that is no tensor."""
     state = model.state_dict(keep_vars=True)
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return {k: v for k, v in state.items() if isinstance(v, Tensor) and not k.endswith("_extra_state")}
 
 
 def _parameter_names(model: nn.Module) -> set[str]:
@@ -118,8 +118,9 @@ def _as(tensor: Tensor, like: Tensor, name: str) -> Tensor:
 
 
 def _finite(checkpoint: Checkpoint) -> Checkpoint:
-    for name, tensor in {**checkpoint.weights, **checkpoint.buffers}.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+    statistics = {k: v for k, v in checkpoint.buffers.items() if k.endswith(("running_mean", "running_var"))}
+    for name, tensor in {**checkpoint.weights, **statistics}.items():  # masks may hold -inf
+        if not torch.isfinite(tensor).all():
             bad = int((~torch.isfinite(tensor)).sum())
             raise CheckpointError(
                 f"Checkpoint '{checkpoint.name}': '{name}' holds {bad} NaN or infinite values of {tensor.numel()}. "

@@ -34,7 +34,8 @@ class FrozenData:
         self.sizes = [count(batch) for batch in batches]
         self.n = sum(self.sizes)
         self.digest = digest
-        self.mergeable = len({_signature(batch) for batch in batches}) == 1
+        signatures = {_signature(batch) for batch in batches}
+        self.mergeable = len(signatures) == 1 and None not in signatures
         self._held = [_concatenate(batches)] if self.mergeable else batches
 
     def batches(self) -> list[Any]:
@@ -86,18 +87,20 @@ def freeze(data: Any, *, batch_size: int, samples: int | None = None) -> FrozenD
 
     Raises DataError if there is nothing, or if it cannot be understood.
     """
+    if samples is not None and (not isinstance(samples, int) or samples < 1):
+        raise DataError(f"samples is {samples!r}; pass a whole number, 1 or more, or None for all.")
     if isinstance(data, FrozenData):
-        return data
+        return data if samples is None else data.subset(samples, batch_size)
     with untouched_rng():
         return _frozen(_take(_batches(data, batch_size, samples), samples))
 
 
 def _batches(data: Any, batch_size: int, samples: int | None) -> Iterator[Any]:
     if isinstance(data, DataLoader):
-        return iter(data)
+        return _loaded(data)
     if isinstance(data, IterableDataset):
         return iter(DataLoader(data, batch_size=batch_size))
-    if isinstance(data, TensorDataset):
+    if type(data) is TensorDataset:  # a subclass may do more in __getitem__
         data = data.tensors
     if isinstance(data, (tuple, Mapping)) and _all_arrays(data):
         return _split(data, batch_size, samples)
@@ -108,9 +111,27 @@ def _batches(data: Any, batch_size: int, samples: int | None) -> Iterator[Any]:
     return iter(data)
 
 
+def _loaded(loader: DataLoader) -> Iterator[Any]:
+    """The loader's batches; its own generators are left where they were."""
+    generators = {getattr(part, "generator", None) for part in (loader, loader.sampler, loader.batch_sampler)}
+    states = [(generator, generator.get_state()) for generator in generators if generator is not None]
+    try:
+        yield from loader
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
+
+
 def _all_arrays(data: tuple | Mapping) -> bool:
-    values = data.values() if isinstance(data, Mapping) else data
-    return bool(values) and all(isinstance(v, (Tensor, np.ndarray)) and v.ndim > 0 for v in values)
+    """Whether the data are tensors that belong together: (inputs ..., targets) or a dict, nested inputs allowed."""
+    values = list(data.values()) if isinstance(data, Mapping) else list(data)
+    whole = [isinstance(v, (Tensor, np.ndarray)) and v.ndim > 0 for v in values]
+    if not values or not whole[-1]:
+        return False
+    return all(
+        is_array or (isinstance(value, (tuple, Mapping)) and _all_arrays(value))
+        for is_array, value in zip(whole, values, strict=True)
+    )
 
 
 def _split(data: tuple | Mapping, batch_size: int, samples: int | None) -> Iterator[Any]:
@@ -165,8 +186,14 @@ def _take(batches: Iterator[Any], samples: int | None) -> Iterator[Any]:
 def _frozen(batches: Iterable[Any]) -> FrozenData:
     kept, hasher = [], hashlib.sha256()
     for batch in batches:
+        if isinstance(batch, (tuple, list)) and len(batch) and getattr(batch[-1], "ndim", 1) == 0:
+            raise DataError(
+                "The data hold single samples, not batches: the last entry of one is a single number. Pass a Dataset, "
+                f"or stack the samples. {ACCEPTED}"
+            )
         for leaf in tensors_of(batch):
             hash_tensor(hasher, leaf)
+        hasher.update(repr(_form(batch)).encode())
         kept.append(batch)
     if not kept:
         raise DataError(f"The data hold no samples: there is nothing to average the loss over. {ACCEPTED}")
@@ -178,7 +205,7 @@ def map_tensors(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(batch, Tensor):
         return function(batch)
     if isinstance(batch, np.ndarray):
-        return function(torch.as_tensor(batch))
+        return function(torch.as_tensor(np.ascontiguousarray(batch)))
     if isinstance(batch, Mapping):
         return {key: map_tensors(value, function) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
@@ -208,32 +235,40 @@ def count(batch: Any) -> int:
     raise DataError(f"A batch of type {type(batch).__name__} holds no tensor with a sample dimension. {ACCEPTED}")
 
 
-def _signature(batch: Any) -> str:
-    """Batches with equal signatures can be concatenated along dim 0."""
-    n = count(batch)
-    parts = []
-
-    def note(tensor: Tensor) -> Tensor:
-        whole = tensor.ndim > 0 and len(tensor) == n
-        parts.append(f"{tensor.dtype}{list(tensor.shape[1:]) if whole else id(tensor)}")
-        return tensor
-
-    skeleton = map_tensors(batch, lambda t: note(t).new_empty(0))
-    return f"{parts}{_without_tensors(skeleton)}"
+def _signature(batch: Any) -> str | None:
+    """Batches with equal signatures can be concatenated along dim 0; None where samples cannot be told apart."""
+    n, parts = count(batch), []
+    for leaf in tensors_of(batch):
+        if not leaf.ndim or len(leaf) != n:
+            return None
+        parts.append(f"{leaf.dtype}{list(leaf.shape[1:])}")
+    return None if _lists_values(batch) else f"{parts}{_form(batch)}"
 
 
-def _without_tensors(batch: Any) -> Any:
+def _form(batch: Any) -> Any:
+    """The containers of a batch and whatever else than tensors is in them."""
     if isinstance(batch, Tensor):
         return "."
-    if isinstance(batch, dict):
-        return {key: _without_tensors(value) for key, value in batch.items()}
+    if isinstance(batch, Mapping):
+        return {key: _form(value) for key, value in batch.items()}
     if isinstance(batch, (tuple, list)):
-        return [_without_tensors(value) for value in batch]
+        return [_form(value) for value in batch]
     return repr(batch)
 
 
+def _lists_values(batch: Any) -> bool:
+    """Whether a list or tuple holds anything but tensors and containers: names of samples, say."""
+    if isinstance(batch, Mapping):
+        return any(_lists_values(value) for value in batch.values())
+    if isinstance(batch, (tuple, list)):
+        return any(not isinstance(v, (Tensor, Mapping, tuple, list)) or _lists_values(v) for v in batch)
+    return False
+
+
 def _slice(batch: Any, start: int, size: int) -> Any:
-    return map_tensors(batch, lambda t: t[start : start + size])
+    """Samples of a batch; tensors of another length are no samples and stay whole."""
+    n = count(batch)
+    return map_tensors(batch, lambda t: t[start : start + size] if t.ndim and len(t) == n else t)
 
 
 def _concatenate(batches: list[Any]) -> Any:

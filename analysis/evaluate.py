@@ -21,6 +21,7 @@ from .subspace import Subspace
 YIELD_SECONDS = 0.2
 BLOCK_BYTES = 32 * 2**20
 PROBE_SAMPLES = 4096
+LONG_PROBE_SECONDS = 0.3
 
 Rows = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -75,7 +76,12 @@ class Evaluator:
         totals = []
         for row in coordinates:
             self._move(row)
-            totals.append(self._replica.totals(self._blocks))
+            try:
+                totals.append(self._replica.totals(self._blocks))
+            except Exception as error:
+                place = ", ".join(f"{n} = {c:.6g}" for n, c in zip(self.subspace.names, row, strict=True))
+                error.add_note(f"This happened at the point {place} of the {self.subspace.title}.")
+                raise
         rows = as_rows(self._replica.report(totals))
         self.seconds += time.perf_counter() - start
         self.evaluations += len(coordinates)
@@ -105,25 +111,34 @@ class Evaluator:
             flat.add_(axis, alpha=float(coordinate))
 
     def _fastest(self) -> Strategy:
-        threads = torch.get_num_threads()
-        if not self.problem.free_blocks:
+        """Blocks from the problem's own batch size upwards, doubled as long as that is faster."""
+        threads, problem = torch.get_num_threads(), self.problem
+        if not problem.free_blocks:
             return Strategy(None, threads)
-        n = self.problem.n
-        size = sum(leaf.nbytes for leaf in tensors_of(self.problem.blocks(n)[0]))
-        largest = max(1, int(BLOCK_BYTES / max(1, size / n)))
-        candidates = sorted({min(n, largest, block) for block in (256, 1024, 4096, n)})
-        probed = min(n, PROBE_SAMPLES)
-        times = {}
-        for block in candidates:
-            blocks = self.problem.blocks(block)[: max(1, probed // block)]
-            count = min(n, block * len(blocks))
-            best = np.inf
-            for _ in range(2):
-                start = time.perf_counter()
-                self._replica.report([self._replica.totals(blocks)])
-                best = min(best, time.perf_counter() - start)
-            times[block] = best / count
-        return Strategy(min(times, key=lambda block: times[block]), threads)
+        n = problem.n
+        bytes_each = sum(leaf.nbytes for leaf in tensors_of(problem.blocks(n)[0])) / n
+        largest = min(n, PROBE_SAMPLES, max(1, int(BLOCK_BYTES / bytes_each)))
+        best, seconds = None, np.inf
+        size = min(max(problem.data.sizes), largest)
+        while True:
+            now = self._seconds_a_sample(size)
+            if best is not None and now > 0.95 * seconds:
+                return Strategy(best, threads)
+            best, seconds = size, now
+            if size == largest or seconds * size > LONG_PROBE_SECONDS:
+                return Strategy(best, threads)
+            size = min(2 * size, largest)
+
+    def _seconds_a_sample(self, size: int) -> float:
+        """Time of one block of a size, the better of two, for each of its samples."""
+        block, best = self.problem.blocks(size)[:1], np.inf
+        for _ in range(2):
+            start = time.perf_counter()
+            self._replica.report([self._replica.totals(block)])
+            best = min(best, time.perf_counter() - start)
+            if best > LONG_PROBE_SECONDS:
+                break
+        return best / size
 
 
 def evaluate(
@@ -131,16 +146,26 @@ def evaluate(
 ) -> Iterator[xr.Dataset]:
     """The problem's metrics at any points of a subspace, a generator of Datasets that fill up.
 
-    coordinates: [points, axes], in units of the axes. Each Dataset has the dim ``sample``, coordinates named as
-    the subspace's axes, each metric and its standard error ``<metric>_se``, and the mask ``computed``.
+    coordinates: [points, axes] in units of the axes, or [points] of a line. Each Dataset has the dim ``sample``,
+    coordinates named as the subspace's axes, each metric and its standard error ``<metric>_se``, and the mask
+    ``computed``.
     """
-    coordinates = np.atleast_2d(np.asarray(coordinates, dtype=np.float64))
+    coordinates = np.asarray(coordinates, dtype=np.float64)
+    if coordinates.ndim == 1 and len(subspace.axes) == 1:
+        coordinates = coordinates[:, None]
     if coordinates.ndim != 2 or coordinates.shape[1] != len(subspace.axes) or not np.isfinite(coordinates).all():
         raise LandscapeError(
             f"coordinates have shape {list(coordinates.shape)}; expected finite numbers [points, {len(subspace.axes)}]."
         )
+    _belongs(problem, subspace)
+    return _evaluated(problem, subspace, coordinates, strategy)
+
+
+def _evaluated(
+    problem: Problem, subspace: Subspace, coordinates: np.ndarray, strategy: Strategy | None
+) -> Iterator[xr.Dataset]:
     evaluator = Evaluator(problem, subspace, strategy)
-    names = subspace.names
+    provenance = provenance_json(problem, subspace, evaluator.strategy.record())
     points = len(coordinates)
     found: Rows = {}
     done = np.zeros(points, dtype=bool)
@@ -148,15 +173,12 @@ def evaluate(
         done[place] = True
         store(found, points, place, rows)
         yield xr.Dataset(
-            {
-                **_variables(problem, found),
-                "computed": ("sample", done.copy()),
-            },
-            coords={name: ("sample", coordinates[:, i]) for i, name in enumerate(names)},
+            {**_variables(problem, found), "computed": ("sample", done.copy())},
+            coords={name: ("sample", coordinates[:, i]) for i, name in enumerate(subspace.names)},
             attrs={
-                "progress": done.mean(),
+                "progress": float(done.mean()),
                 "status": "done" if done.all() else "running",
-                "provenance": provenance_json(problem, subspace, evaluator.strategy.record()),
+                "provenance": provenance,
             },
         )
 

@@ -76,8 +76,13 @@ def candidates(values: np.ndarray, smooth: bool) -> tuple[Method, ...]:
     return (CUBIC_LOG, CUBIC) if finite.size and finite.min() > 0 else (CUBIC,)
 
 
-def disagreement(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Difference at each point as a fraction of the range of `true`, on the worse of the linear and log scales.
+def disagreement(
+    predicted: np.ndarray, true: np.ndarray, among: np.ndarray | None = None, eps: float = 2**-23
+) -> np.ndarray:
+    """Difference at each point as a fraction of the range, on the worse of the linear and log scales.
+
+    among: the values whose range counts, those of `true` if left out. eps: relative rounding error of the values;
+    a range of nothing but rounding counts as flat.
 
     A prediction that misses a NaN or an infinity disagrees infinitely; where both agree on one, not at all.
     """
@@ -85,10 +90,12 @@ def disagreement(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     compared = np.isfinite(predicted) & np.isfinite(true)
     if compared.any():
         p, t = predicted[compared], true[compared]
-        worst = _share(p, t)
-        if t.min() > 0:
+        among = true if among is None else among
+        among = among[np.isfinite(among)]
+        worst = _share(p, t, among, eps * np.abs(among).max())
+        if min(t.min(), among.min()) > 0:
             with np.errstate(divide="ignore", invalid="ignore"):
-                worst = np.maximum(worst, np.where(p > 0, _share(np.log(p), np.log(t)), np.inf))
+                worst = np.maximum(worst, np.where(p > 0, _share(np.log(p), np.log(t), np.log(among), eps), np.inf))
         result[compared] = worst
     return result
 
@@ -97,6 +104,5 @@ def _kind(values: np.ndarray) -> np.ndarray:
     return np.select([np.isnan(values), np.isposinf(values), np.isneginf(values)], [1, 2, 3], 0)
 
 
-def _share(p: np.ndarray, t: np.ndarray) -> np.ndarray:
-    rounding = 64 * np.finfo(np.float32).eps * np.abs(t).max()
-    return np.abs(p - t) / max(np.ptp(t), rounding, np.finfo(float).tiny)
+def _share(p: np.ndarray, t: np.ndarray, among: np.ndarray, rounding: float) -> np.ndarray:
+    return np.abs(p - t) / max(np.ptp(among), 64 * rounding, np.finfo(float).tiny)

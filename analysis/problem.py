@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,19 +16,22 @@ from . import losses
 from .checkpoints import Checkpoint, load_checkpoint, persistent_state
 from .data import FrozenData, freeze
 from .errors import ProblemError
-from .losses import Measure
+from .measures import Measure, target_of
 from .provenance import code_digest
 from .reading import CheckpointFile
-from .replica import Replica, tracked_norms, trial
+from .replica import Replica, tracked_norms
+from .trial import Conduct, try_out
 from .weights import Structure, Weights
 
 CALIBRATION_SAMPLES = 1024
+RESERVED = frozenset({"loss", "computed", "a", "b", "c", "t", "class", "sample", "marker"})
 
 
 class Problem:
     """Model, loss and frozen evaluation data, ready to be evaluated at any weights.
 
-    The caller's model is copied and never touched. Data are drawn once, in one order.
+    The caller's model is copied and never touched (its forward hooks are copied with it and run in the copy). Data
+    are drawn once, in one order; dim 0 of a tensor counts samples.
 
     model: any nn.Module with real, dense parameters.
     loss: "cross_entropy", "mse" (mean over outputs), "half_squared_error" (half the sum over outputs, mean over
@@ -37,15 +41,16 @@ class Problem:
         reduction="none" one value a sample or token. It may return (value, weight), where the weight counts what
         the value averages (tokens, pixels).
     data: (inputs, targets), a dict of tensors, a Dataset, a DataLoader, or an iterable of batches.
-    metrics: names ("accuracy", "loss_per_class") and/or a dict of functions like the loss. Default: accuracy for
-        classifiers.
+    metrics: names ("accuracy", "loss_per_class"), or a dict of name to a function or module like the loss, or None
+        for one of those names. Default: accuracy for classifiers.
     batchnorm: "recalibrated" (default where there are running statistics: re-estimated at every point on
         `calibration`), "frozen" (the checkpoint's) or "batch" (those of each batch).
     calibration: data for "recalibrated", of which at most 1024 samples are used; default: the evaluation data.
     batch_size: how tensors and Datasets are batched; it matters for BatchNorm ("batch", and slightly for
         "recalibrated") and for a loss that is no mean over samples.
     samples: evaluate on so many samples only (a random subset, seed 0, where the data allow it).
-    seed: allows layers that draw random numbers, with this seed at each evaluation.
+    seed: allows layers that draw random numbers, with this seed at each evaluation. While an evaluation runs the
+        global generators are in use, and restored after it: other threads must not draw from them meanwhile.
     dtype, device: of the arithmetic; sums over the data are float64.
 
     Raises ProblemError, DataError.
@@ -70,27 +75,30 @@ class Problem:
     ):
         if not isinstance(model, nn.Module):
             raise ProblemError(f"The model is a {type(model).__name__}; pass a torch.nn.Module.")
+        if torch.is_inference_mode_enabled():
+            raise ProblemError("torch.inference_mode is on; make and evaluate a problem outside of it.")
         if not dtype.is_floating_point:
             raise ProblemError(f"dtype is {dtype}; pass a floating-point dtype such as torch.float32.")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ProblemError(f"batch_size is {batch_size!r}; pass a whole number of samples, 1 or more.")
         model = _unwrapped(model)
+        for function in (loss, *(metrics.values() if isinstance(metrics, Mapping) else ())):
+            _refuse_closure(function, model)
         self.name = name or type(model).__name__
         self.dtype, self.device, self.seed = dtype, torch.device(device), seed
         self.structure = Structure.of(model)
         self.code_digest = code_digest(model, loss, metrics)
-        self.model = _own_copy(model).to(self.device, dtype)
+        self.model = _own_copy(model, self.structure).to(self.device, dtype)
         self.data = freeze(data, batch_size=batch_size, samples=samples).to(self.device, dtype)
         self.batch_size = batch_size
         self.batchnorm_choices = _batchnorm_choices(self.model)
         self.batchnorm = self._choice(batchnorm)
         self.calibration = self._calibration(calibration)
-        self.needs_grad = self.changes_batches = False
-        if isinstance(loss, nn.Module):
-            loss = copy.deepcopy(loss).to(self.device)
-        self.measures = [losses.loss_measure(loss, reduction, model)]
-        self.measures += self._metrics(metrics, reduction)
-        facts = trial(self)
-        self.needs_grad, self.changes_batches = facts.needs_grad, facts.changes_batches
+        self.measures = [losses.measure_of("loss", self._own_module(loss), reduction, model)]
+        self.measures += self._metrics(metrics, reduction, model)
         self._checkpoint = Checkpoint.of(self.model, self.name)
+        self.conduct = Conduct()
+        try_out(self)
 
     def __repr__(self) -> str:
         return (
@@ -138,7 +146,7 @@ class Problem:
         Values are floats, or arrays [classes] for metrics of each class.
         """
         replica = Replica(self)
-        replica.load(checkpoint or self._checkpoint)
+        replica.load(self.checkpoint(checkpoint))
         return replica.measure()
 
     def gradient(self, checkpoint: Checkpoint | None = None) -> Weights:
@@ -148,7 +156,7 @@ class Problem:
         "batch". Raises ProblemError where the loss has no gradient.
         """
         replica = Replica(self)
-        replica.load(checkpoint or self._checkpoint)
+        replica.load(self.checkpoint(checkpoint))
         return replica.gradient(self.blocks(None))
 
     def blocks(self, size: int | None) -> list[Any]:
@@ -159,7 +167,10 @@ class Problem:
     def free_blocks(self) -> bool:
         """Whether samples may be cut into blocks of any size without changing a value beyond rounding."""
         return (
-            self.data.mergeable and all(measure.per_sample for measure in self.measures) and self.batchnorm != "batch"
+            self.data.mergeable
+            and all(measure.per_sample for measure in self.measures)
+            and self.batchnorm != "batch"
+            and not self.conduct.couples_samples
         )
 
     def provenance(self) -> dict[str, Any]:
@@ -172,6 +183,7 @@ class Problem:
             "loss": self.measures[0].long_name,
             "metrics": list(self.metrics),
             "code": self.code_digest,
+            "averaged_over": "samples" if self.measures[0].per_sample else "batches",
             "data": {"samples": self.n, "sha256": self.data.digest, "largest_batch": max(self.data.sizes)},
             "batchnorm": self.batchnorm,
             "calibration": {"samples": calibrated.n, "sha256": calibrated.digest} if calibrated else None,
@@ -197,25 +209,33 @@ class Problem:
         frozen = self.data if data is None else freeze(data, batch_size=self.batch_size)
         return frozen.subset(CALIBRATION_SAMPLES, self.batch_size).to(self.device, self.dtype)
 
-    def _metrics(self, metrics: Iterable[str] | Mapping[str, Callable] | None, reduction: str) -> list[Measure]:
+    def _own_module(self, function: Any) -> Any:
+        """A loss or metric that is a module, as a copy of our own in the dtype and on the device of the problem."""
+        if not isinstance(function, nn.Module):
+            return function
+        return copy.deepcopy(function).to(self.device, self.dtype).eval()
+
+    def _metrics(
+        self, metrics: Iterable[str] | Mapping[str, Any] | None, reduction: str, model: nn.Module
+    ) -> list[Measure]:
         loss = self.measures[0]
         if metrics is None:
             metrics = ["accuracy"] if _classifies(loss, self.data) else []
-        if isinstance(metrics, str):
-            metrics = [metrics]
+        named = metrics if isinstance(metrics, Mapping) else {}
         found = []
-        for name in metrics:
-            if isinstance(metrics, Mapping) and callable(metrics[name]):
-                found.append(losses.user_measure(_valid_name(name), metrics[name], reduction))
+        for name in [metrics] if isinstance(metrics, str) else metrics:
+            function = named.get(name)
+            if function is not None:
+                found.append(losses.measure_of(_valid_name(name), self._own_module(function), reduction, model))
             elif name == "accuracy":
-                found.append(losses.accuracy())
+                found.append(losses.accuracy(loss))
             elif name == "loss_per_class":
                 if loss.takes_model or not loss.per_sample:
                     raise ProblemError(
                         "loss_per_class needs a loss with one value a sample: 'cross_entropy', or your own of "
                         "(output, target) with reduction='none'."
                     )
-                found.append(losses.loss_per_class(loss, _classes(self.data)))
+                found.append(losses.loss_per_class(loss, _classes(self.data, loss.ignored)))
             else:
                 raise ProblemError(
                     f"Unknown metric {name!r}; accepted are 'accuracy', 'loss_per_class', or a dict of functions."
@@ -230,7 +250,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return _unwrapped(compiled_from) if isinstance(compiled_from, nn.Module) else model
 
 
-def _own_copy(model: nn.Module) -> nn.Module:
+def _own_copy(model: nn.Module, structure: Structure) -> nn.Module:
     if isinstance(model, torch.jit.ScriptModule):
         raise ProblemError("The model is a TorchScript module; pass the nn.Module that it was made from.")
     for name, module in model.named_modules():
@@ -246,10 +266,25 @@ def _own_copy(model: nn.Module) -> nn.Module:
             "protects your model. Modules that hold computed tensors (the old torch.nn.utils.weight_norm, caches) "
             "are the usual cause: use torch.nn.utils.parametrizations, or clear the cache first."
         ) from error
-    own.eval()
+    for alias, name in structure.aliases.items():  # parameters that share memory without being one object
+        owner, _, attribute = alias.rpartition(".")
+        own.get_submodule(owner)._parameters[attribute] = own.get_parameter(name)
     for parameter in own.parameters():
         parameter.grad = None
-    return own
+    return own.eval()
+
+
+def _refuse_closure(function: Any, model: nn.Module) -> None:
+    """A loss that looks at the caller's own model would see one point, whatever point is drawn."""
+    if not inspect.isfunction(function):
+        return
+    seen = inspect.getclosurevars(function)
+    for name, value in {**seen.globals, **seen.nonlocals}.items():
+        if value is model:
+            raise ProblemError(
+                f"'{function.__name__}' uses your model through the variable '{name}', which stays where it is while "
+                "the landscape is drawn. Write it as a function of (model, batch) and use that model."
+            )
 
 
 def _batchnorm_choices(model: nn.Module) -> tuple[str, ...]:
@@ -257,20 +292,24 @@ def _batchnorm_choices(model: nn.Module) -> tuple[str, ...]:
 
 
 def _classifies(loss: Measure, data: FrozenData) -> bool:
-    if loss.takes_model or not loss.per_sample or "entropy" not in loss.long_name or "binary" in loss.long_name:
+    if not loss.classifies:
         return False
-    target = losses.target_of(data.batches()[0])
-    return isinstance(target, Tensor) and target.dtype in (torch.int64, torch.int32, torch.uint8)
+    target = target_of(data.batches()[0])
+    return isinstance(target, Tensor) and not target.is_floating_point()
 
 
-def _classes(data: FrozenData) -> int:
-    targets = [losses.target_of(batch) for batch in data.batches()]
+def _classes(data: FrozenData, ignored: int) -> int:
+    targets = [target_of(batch) for batch in data.batches()]
     if any(t.is_floating_point() or t.ndim != 1 for t in targets):
-        raise ProblemError("loss_per_class needs integer targets [samples].")
-    return int(max(t.max() for t in targets)) + 1
+        raise ProblemError("loss_per_class needs integer targets [samples], one class a sample.")
+    return max(int(t.long()[t != ignored].max()) for t in targets if (t != ignored).any()) + 1
 
 
 def _valid_name(name: str) -> str:
-    if not isinstance(name, str) or not name.isidentifier() or name in ("loss", "computed"):
-        raise ProblemError(f"A metric is named {name!r}; use an identifier other than 'loss' and 'computed'.")
+    taken = name in RESERVED or str(name).endswith(("_se", "_frozen"))
+    if not isinstance(name, str) or not name.isidentifier() or taken:
+        raise ProblemError(
+            f"A metric is named {name!r}; use an identifier other than {sorted(RESERVED)} that does not end in _se or "
+            "_frozen."
+        )
     return name

@@ -28,6 +28,7 @@ from .checkpoints import Checkpoint
 from .errors import CheckpointError, ProjectError
 from .problem import Problem
 
+_neighbours: set[str] = set()  # modules that a project imported from its own folder
 SUFFIXES = (".pt", ".pth", ".th", ".ckpt", ".bin", ".safetensors")
 
 
@@ -157,6 +158,9 @@ def _run(path: Path) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    for neighbour in _neighbours:  # of the project before, or of this one before it was edited
+        sys.modules.pop(neighbour, None)
+    before = set(sys.modules)
     sys.path.insert(0, str(path.parent))
     sys.modules[name] = module  # classes defined in the file must be found by their module's name
     try:
@@ -166,7 +170,13 @@ def _run(path: Path) -> Any:
         raise _failed(path, error) from error
     finally:
         sys.path.remove(str(path.parent))
+        _neighbours.update(n for n in set(sys.modules) - before if _lies_below(sys.modules[n], path.parent))
     return module
+
+
+def _lies_below(module: Any, folder: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and Path(file).is_relative_to(folder) and "site-packages" not in file
 
 
 def _failed(path: Path, error: BaseException) -> ProjectError:

@@ -10,10 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.loss import _Loss
+
+from .weights import hash_tensor
 
 DISTRIBUTION = "landscape-explorer"
 
@@ -47,7 +51,8 @@ def _sources(obj: Any) -> Iterator[str]:
         yield repr(obj)
         for name, module in obj.named_modules():
             yield _source(type(module))
-            yield f"{name}: {sorted((k, v) for k, v in vars(module).items() if _plain(v) and k != 'training')}"
+            plain = sorted((k, v) for k, v in vars(module).items() if _plain(v) and k != "training")
+            yield f"{name}: {_state(module)} {plain}"
     elif isinstance(obj, Mapping):
         for name, value in obj.items():
             yield str(name)
@@ -65,6 +70,15 @@ def _sources(obj: Any) -> Iterator[str]:
     elif isinstance(obj, Iterable):
         for value in obj:
             yield from _sources(value)
+
+
+def _state(module: nn.Module) -> str:
+    """Digest of the buffers that a checkpoint does not hold, or of all that a loss with weights holds."""
+    hasher = hashlib.sha256()
+    for name, buffer in module._buffers.items():
+        if buffer is not None and (name in module._non_persistent_buffers_set or isinstance(module, _Loss)):
+            hash_tensor(hasher, buffer, name)
+    return hasher.hexdigest()
 
 
 def _plain(value: Any) -> bool:
@@ -87,8 +101,14 @@ def _source(obj: Any) -> str:
     try:
         return name + inspect.getsource(target)
     except (OSError, TypeError):
-        code = getattr(target, "__code__", None)
-        return name + (code.co_code.hex() + repr(code.co_consts) if code else "")
+        return name + _bytecode(getattr(target, "__code__", None))
+
+
+def _bytecode(code: CodeType | None) -> str:
+    if code is None:
+        return ""
+    constants = [_bytecode(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return f"{code.co_code.hex()}{code.co_names}{constants}"
 
 
 def _installed(file: Path) -> bool:

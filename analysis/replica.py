@@ -8,8 +8,11 @@ vector, with no look-up by name and no allocation.
 from __future__ import annotations
 
 import copy
+import inspect
+import random
 import threading
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +22,8 @@ from torch import Tensor, nn
 from .checkpoints import Checkpoint, persistent_state
 from .data import map_tensors, tensors_of
 from .errors import ProblemError
-from .losses import inputs_of, mean_and_error, moments
-from .randomness import rng_fingerprint, untouched_rng
+from .measures import TARGET_KEYS, Measure, inputs_of, mean_and_error, moments
+from .randomness import untouched_rng
 from .weights import Weights
 
 if TYPE_CHECKING:
@@ -40,9 +43,14 @@ def tracked_norms(model: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
 
 
 class Replica:
-    """The network of one worker, of one problem. Not shared between threads."""
+    """The network of one worker, of one problem. Not shared between threads.
+
+    Raises ProblemError under torch.inference_mode, whose tensors cannot be watched for changes.
+    """
 
     def __init__(self, problem: Problem):
+        if torch.is_inference_mode_enabled():
+            raise ProblemError("torch.inference_mode is on; leave it (torch.no_grad is fine) to evaluate a problem.")
         self.problem = problem
         self.model = copy.deepcopy(problem.model).requires_grad_(False)
         step = max(1, ALIGNMENT // problem.dtype.itemsize)
@@ -58,12 +66,17 @@ class Replica:
         for name in [*self._spans, *aliases]:
             start, size = self._spans[aliases.get(name, name)]
             parameters[name].data = self.flat[start : start + size].view(parameters[name].shape)
+        self._moving = [parameters[name] for name in self._spans]
+        self._accepts = _keywords(self.model)
         self._norms = tracked_norms(self.model)
-        self._buffers = {
-            name: tensor
-            for name, tensor in {**dict(self.model.named_buffers()), **persistent_state(self.model)}.items()
-            if aliases.get(name, name) not in self._spans
-        }
+        self._slots = [  # where each buffer lives: a forward may write into it, or put another tensor in its place
+            (module._buffers, key, buffer)
+            for module in self.model.modules()
+            for key, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        named = {**dict(self.model.named_buffers(remove_duplicate=False)), **persistent_state(self.model)}
+        self._buffers = {n: tensor for n, tensor in named.items() if aliases.get(n, n) not in self._spans}
         self._kept = {name: buffer.clone() for name, buffer in self._buffers.items()}
         self._versions: dict[str, int] = {}
 
@@ -90,15 +103,13 @@ class Replica:
 
     def report(self, totals: list[list[Tensor]]) -> list[dict[str, tuple[Any, Any]]]:
         """Totals of several points as means and errors, moved off the device in one transfer."""
-        host = torch.cat([total.flatten() for point in totals for total in point]).cpu()
-        parts = iter(host.split([total.numel() for point in totals for total in point]))
-        results = []
-        for point in totals:
-            values = {}
-            for measure, total in zip(self.problem.measures, point, strict=True):
-                mean, error = mean_and_error(next(parts).view(total.shape))
-                values[measure.name] = (mean.numpy(), error.numpy()) if measure.classes else (float(mean), float(error))
-            results.append(values)
+        columns = [torch.stack(column, 1) for column in zip(*totals, strict=True)]  # each [6, points, ...]
+        host = iter(torch.cat([column.flatten() for column in columns]).cpu().split([c.numel() for c in columns]))
+        results: list[dict[str, tuple[Any, Any]]] = [{} for _ in totals]
+        for measure, column in zip(self.problem.measures, columns, strict=True):
+            means, errors = (part.numpy() for part in mean_and_error(next(host).view(column.shape)))
+            for result, mean, error in zip(results, means, errors, strict=True):
+                result[measure.name] = (mean, error) if measure.classes else (float(mean), float(error))
         return results
 
     def totals(self, blocks: list[Any]) -> list[Tensor]:
@@ -108,75 +119,92 @@ class Replica:
             return self._totals(blocks)
         with _SEEDING, untouched_rng():
             torch.manual_seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            random.seed(seed)
             return self._totals(blocks)
 
     def gradient(self, blocks: list[Any]) -> Weights:
         """Gradient of the mean loss over the data at the present weights."""
-        parameters = dict(self.model.named_parameters(remove_duplicate=False))
-        names = list(self._spans)
-        moving = [parameters[name].requires_grad_(True) for name in names]
+        loss, moving = self.problem.measures[0], self._moving
         sums = [torch.zeros_like(p) for p in moving]
         total = torch.zeros((), dtype=torch.float64, device=self.flat.device)
-        try:
-            with torch.no_grad():
-                self._restore_buffers()
-                self._norm_mode()
+        with self.own_context(grad=False):
+            self._restore_buffers()
+            self._norm_mode()
+        with self.own_context(grad=True):
             for batch in blocks:
-                with torch.enable_grad():
-                    values, weights = self._loss(self._guarded(batch))
-                    if not values.requires_grad:
-                        raise ProblemError("The loss does not depend on the weights through anything differentiable.")
-                    parts = torch.autograd.grad(values.sum(), moving, allow_unused=True)
+                subject = self.model if loss.takes_model else self._output(self._guarded(batch))
+                values, weights = loss.function(subject, self._guarded(batch))
+                if not values.requires_grad:
+                    raise ProblemError("The loss does not depend on the weights through anything differentiable.")
+                parts = torch.autograd.grad(values.sum(), moving, allow_unused=True)
                 for into, part in zip(sums, parts, strict=True):
                     if part is not None:
                         into += part
                 total += weights.sum()
-        finally:
-            for parameter in moving:
-                parameter.requires_grad_(False)
-        return Weights(
-            {name: (s / total).to(s.dtype) for name, s in zip(names, sums, strict=True)}, self.problem.structure
-        )
-
-    def _loss(self, batch: Any) -> tuple[Tensor, Tensor]:
-        loss = self.problem.measures[0]
-        if loss.takes_model:
-            return loss.function(self.model, batch)
-        args, kwargs = inputs_of(batch)
-        return loss.function(self.model(*args, **kwargs), batch)
+        gradient = {name: (s / total).to(s.dtype) for name, s in zip(self._spans, sums, strict=True)}
+        return Weights(gradient, self.problem.structure)
 
     def _totals(self, blocks: list[Any]) -> list[Tensor]:
-        with torch.enable_grad() if self.problem.needs_grad else torch.no_grad():
+        with self.own_context(self.problem.conduct.needs_grad):
             self._restore_buffers()
             self._norm_mode()
             sums: list[Tensor] | None = None
             for batch in blocks:
-                parts = self._scores(self._guarded(batch))
+                parts = self.scores(batch)
                 sums = parts if sums is None else [a + b for a, b in zip(sums, parts, strict=True)]
         assert sums is not None
         return sums
 
-    def _scores(self, batch: Any) -> list[Tensor]:
-        output = None
-        parts = []
+    @contextmanager
+    def own_context(self, grad: bool) -> Iterator[None]:
+        """Grad mode and autocast as the problem wants them, whatever the caller's are."""
+        with torch.set_grad_enabled(grad), torch.autocast(self.flat.device.type, enabled=False):
+            if not grad:
+                yield
+                return
+            for parameter in self._moving:
+                parameter.requires_grad_(True)
+            try:
+                yield
+            finally:
+                for parameter in self._moving:
+                    parameter.grad = None
+                    parameter.requires_grad_(False)
+
+    def scores(self, batch: Any) -> list[Tensor]:
+        """Moments of each measure on one batch."""
+        parts: list[Tensor] = []
+        output: Any = None
+        versions: list[int] = []
         for measure in self.problem.measures:
-            if measure.takes_model:
-                values, weights = measure.function(self.model, batch)
-            else:
-                if output is None:
-                    args, kwargs = inputs_of(batch)
-                    output = self.model(*args, **kwargs)
-                values, weights = measure.function(output, batch)
-            parts.append(moments(values.detach(), weights))
+            if not measure.takes_model and (not parts or [leaf._version for leaf in tensors_of(output)] != versions):
+                output = self._output(self._guarded(batch))  # anew where a loss wrote into it
+                versions = [leaf._version for leaf in tensors_of(output)]
+            parts.append(self._moments(measure, output, batch))
         return parts
 
+    def _moments(self, measure: Measure, output: Any, batch: Any) -> Tensor:
+        subject = self.model if measure.takes_model else output
+        values, weights = measure.function(subject, self._guarded(batch))
+        return moments(values.detach(), weights)
+
+    def _output(self, batch: Any) -> Any:
+        args, kwargs = inputs_of(batch)
+        if self._accepts is not None:  # targets in a dict are for the loss, unless the model asks for them
+            kwargs = {k: v for k, v in kwargs.items() if k in self._accepts or k not in TARGET_KEYS}
+        return self.model(*args, **kwargs)
+
     def _guarded(self, batch: Any) -> Any:
-        """The frozen batch, or a copy where the model is known to write into its input."""
-        if self.problem.changes_batches:
+        """The frozen batch in containers of its own; in copies where the model is known to write into its input."""
+        conduct = self.problem.conduct
+        if conduct.changes_batches:
             return map_tensors(batch, lambda t: t.detach().clone())
-        return map_tensors(batch, lambda t: t.detach()) if self.problem.needs_grad else batch
+        return map_tensors(batch, lambda t: t.detach() if conduct.needs_grad else t)
 
     def _restore_buffers(self) -> None:
+        for place, key, buffer in self._slots:
+            place[key] = buffer
         for name, buffer in self._buffers.items():
             if self._versions.get(name) != buffer._version:
                 buffer.copy_(self._kept[name])
@@ -194,101 +222,28 @@ class Replica:
         """Running statistics from scratch: the average over the calibration batches, weighted by their sizes."""
         data = self.problem.calibration
         assert data is not None
-        momenta = [norm.momentum for norm in self._norms]
         for norm in self._norms:
-            norm.reset_running_stats()
             norm.train()
         seen = 0
         for batch, size in zip(data.batches(), data.sizes, strict=True):
             seen += size
             for norm in self._norms:
-                norm.momentum = size / seen
-            self._forward(self._guarded(batch))
-        for norm, momentum in zip(self._norms, momenta, strict=True):
-            norm.momentum = momentum
+                norm.momentum = size / seen  # 1 at first: what was there before counts for nothing
+            loss = self.problem.measures[0]
+            if loss.takes_model:
+                loss.function(self.model, self._guarded(batch))
+            else:
+                self._output(self._guarded(batch))
+        for norm in self._norms:
             norm.eval()
 
-    def _forward(self, batch: Any) -> None:
-        loss = self.problem.measures[0]
-        if loss.takes_model:
-            loss.function(self.model, batch)
-        else:
-            args, kwargs = inputs_of(batch)
-            self.model(*args, **kwargs)
 
-
-@dataclass(frozen=True)
-class Trial:
-    needs_grad: bool
-    changes_batches: bool
-
-
-def trial(problem: Problem) -> Trial:
-    """Evaluate the first batch once: find out what the model does, and refuse what cannot be drawn.
-
-    Raises ProblemError for a layer that draws random numbers without a seed, and lets the user's own
-    exceptions through. The global random state is restored.
-    """
-    batch = map_tensors(problem.data.batches()[0], lambda t: t.clone())
-    versions = [leaf._version for leaf in tensors_of(batch)]
-    replica = Replica(problem)
-    replica.load(Checkpoint.of(problem.model, problem.name))
-    with untouched_rng(), _WatchDraws(replica.model) as drawers:
-        before = rng_fingerprint()
-        needs_grad = _scores_or_needs_grad(replica, batch)
-        silent = rng_fingerprint() == before or problem.seed is not None
-    if not silent:
-        who = f"Layer {drawers[0]}" if drawers else "The model or the loss"
-        raise ProblemError(
-            f"{who} draws random numbers in eval mode, so the loss would be different at every evaluation. Make it "
-            "deterministic, or pass seed=0 to use the same draws at every point."
-        )
-    changed = [leaf._version for leaf in tensors_of(batch)] != versions
-    return Trial(needs_grad, changes_batches=changed)
-
-
-def _scores_or_needs_grad(replica: Replica, batch: Any) -> bool:
-    try:
-        with torch.no_grad():
-            replica._scores(batch)
-    except RuntimeError as error:
-        if "does not require grad" not in str(error):
-            raise
-        with torch.enable_grad():
-            replica._scores(map_tensors(batch, lambda t: t.detach()))
-        return True
-    return False
-
-
-class _WatchDraws:
-    """Names of the innermost modules during whose forward torch's global generator moved."""
-
-    def __init__(self, model: nn.Module):
-        self._model = model
-        self._names: list[str] = []
-
-    def __enter__(self) -> list[str]:
-        self._handles = []
-        for name, module in self._model.named_modules():
-            before: list[int] = []
-            label = f"'{name}' ({type(module).__name__})" if name else f"({type(module).__name__})"
-
-            def enter(*_: Any, before: list[int] = before) -> None:
-                before.append(rng_fingerprint())
-
-            def leave(*_: Any, before: list[int] = before, label: str = label) -> None:
-                if rng_fingerprint() != before.pop():
-                    self._names.append(label)
-
-            self._handles += [
-                module.register_forward_pre_hook(enter),
-                module.register_forward_hook(leave),
-            ]
-        return self._names
-
-    def __exit__(self, *_: Any) -> None:
-        for handle in self._handles:
-            handle.remove()
+def _keywords(model: nn.Module) -> set[str] | None:
+    """The names that the model's forward takes, or None if it takes any."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return {p.name for p in parameters}
 
 
 def as_rows(results: list[dict[str, tuple[Any, Any]]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .subspace import Subspace
 
 SCHEMA = "landscape/1"
+UMASK = os.umask(0o077)  # it can only be read by setting it: once, at import
+os.umask(UMASK)
 
 
 def provenance_json(problem: Problem, subspace: Subspace, strategy: Mapping[str, Any], **more: Any) -> str:
@@ -58,7 +60,7 @@ def save(ds: xr.Dataset, path: str | Path) -> Path:
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         os.close(handle)
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~UMASK)
     except OSError as error:
         raise ResultError(f"Cannot save to '{path}': {error.strerror}.") from error
     try:
@@ -67,12 +69,6 @@ def save(ds: xr.Dataset, path: str | Path) -> Path:
     finally:
         Path(temporary).unlink(missing_ok=True)
     return path
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def load(path: str | Path) -> xr.Dataset:

@@ -54,7 +54,7 @@ class Subspace:
                 raise LandscapeError(f"Axis '{axis.label}' has length {axis.length}; there is nowhere to go.")
             for other in self.axes[:i]:
                 cosine = axis.weights.dot(other.weights) / (axis.length * other.length)
-                if abs(cosine) > 1e-4:
+                if abs(cosine) > max(1e-4, torch.finfo(next(iter(axis.weights.values())).dtype).eps):
                     raise LandscapeError(f"Axes '{other.label}' and '{axis.label}' are oblique: cos = {cosine:.3g}.")
 
     def __repr__(self) -> str:

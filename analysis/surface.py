@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 from scipy.ndimage import maximum_filter
 from scipy.spatial import KDTree
+from scipy.stats import qmc
 
 from .errors import LandscapeError
 from .evaluate import YIELD_SECONDS, Evaluator, Rows, Strategy, store
-from .interpolation import LINEAR, Method, candidates, disagreement
+from .interpolation import CUBIC, CUBIC_LOG, LINEAR, Method, candidates, disagreement
 from .losses import Measure
 from .problem import Problem
 from .replica import Replica, as_rows
@@ -23,6 +25,7 @@ from .results import provenance, provenance_json
 from .subspace import Extent, Subspace
 
 COARSEST_CELLS = {1: 8, 2: 4}
+CHECKS = {1: 8, 2: 32}  # points off the grid at which a converged picture is checked
 SURE_LEVEL = 2  # nothing counts as converged before it: 33 nodes of a line, 17 x 17 of a plane
 
 
@@ -165,6 +168,9 @@ class _Surface:
         self.disagreements: dict[str, list[float]] = {m.name: [] for m in problem.measures}
         self.errors = {m.name: np.nan for m in problem.measures}
         self.chunks: list[tuple[np.ndarray, Rows]] = []
+        self.eps = torch.finfo(problem.dtype).eps
+        self.unchecked = True
+        self.drawn: tuple[tuple, dict[str, Any]] | None = None
 
     def run(self, dense: bool, strategy: Strategy | None) -> Iterator[xr.Dataset]:
         self.evaluator = Evaluator(self.problem, self.subspace, strategy)
@@ -190,7 +196,7 @@ class _Surface:
             finer = level.halved(self.extent, {m.name: self._method(m, level) for m in self.problem.measures})
             wanted = _spread(self.suspect > self.tolerance) > 0 if number > SURE_LEVEL else np.ones(finer.shape, bool)
             wanted &= ~finer.known
-            region = self._about_suspects(level)
+            region = self._about_suspects(level) if number > SURE_LEVEL else ~self.picture.known
             if wanted.sum() >= region.sum() or self._hopeless(finer):
                 break
             before, surprises = finer.known.copy(), {}
@@ -202,9 +208,14 @@ class _Surface:
             self._judge(surprises, finer.known & ~before)
             level = finer
             if number >= SURE_LEVEL and self.suspect.max() <= self.tolerance:
-                yield self._dataset(level, self.evaluator.evaluations, "converged")
-                return
-        yield from self._fill(self.picture, region, level)
+                yield from self._check(level)
+                if self.suspect.max() <= self.tolerance:
+                    yield self._dataset(level, self.evaluator.evaluations, "converged")
+                    return
+        here, there = self._common(level)
+        again = np.zeros_like(region)
+        again[here] = level.known[there]
+        yield from self._fill(self.picture, region & ~again, level)
         status = "dense" if number <= SURE_LEVEL and region.all() else "unconverged"
         yield self._dataset(level, self.evaluator.evaluations, status)
 
@@ -235,6 +246,35 @@ class _Surface:
             self.chunks.append((coordinates[place], rows))
             yield self._dataset(shown if shown is not None else grid, planned, "running")
 
+    def _check(self, level: _Grid) -> Iterator[xr.Dataset]:
+        """Look between the nodes, once: the picture against the loss at scattered points.
+
+        Nested grids share their symmetries with periodic losses, and agree with each other on what they miss.
+        """
+        if not self.unchecked:
+            return
+        self.unchecked = False
+        dims = len(level.nodes)
+        low, high = np.array(self.extent).T
+        points = low + (high - low) * qmc.Halton(dims, seed=0).random(CHECKS[dims])
+        planned = self.evaluator.evaluations + len(points)
+        for place, rows in self.evaluator.chunks(points):
+            self.chunks.append((points[place], rows))
+            yield self._dataset(level, planned, "running")
+            true, samples = rows["loss"][0], level.rows["loss"][0]
+            scattered = [np.array([axis]) for axis in points[place].T]
+            predicted = np.array(
+                [
+                    self.methods["loss"](level.nodes, samples, [axis[:, k] for axis in scattered]).item()
+                    for k in range(len(true))
+                ]
+            )
+            misses = disagreement(predicted, true, among=samples, eps=self.eps)
+            for point, miss in zip(points[place], misses, strict=True):
+                near = np.ix_(*(np.abs(n - c) <= 1.5 * (n[1] - n[0]) for n, c in zip(level.nodes, point, strict=True)))
+                self.suspect[near] = np.maximum(self.suspect[near], miss)
+        self.errors["loss"] = float(self.suspect.max())
+
     def _recall(self, grid: _Grid, numbers: np.ndarray, coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Take what an earlier run evaluated; the nodes that are left to evaluate."""
         if self.recalled is None or not len(numbers):
@@ -256,7 +296,7 @@ class _Surface:
             failures = {}
             for method in candidates(true, measure.smooth):
                 predicted = method(coarse.nodes, coarse.rows[measure.name][0], fine.nodes)
-                failures[method] = np.where(_like(new, true), disagreement(predicted, true), 0.0)
+                failures[method] = np.where(_like(new, true), disagreement(predicted, true, eps=self.eps), 0.0)
             best = min(failures, key=lambda method: failures[method].max())
             found[measure.name] = best, failures[best]
         return found
@@ -340,6 +380,14 @@ class _Surface:
         return ds.transpose(*reversed(names), "sample", "marker", ..., missing_dims="ignore")
 
     def _picture(self, shown: _Grid | None) -> dict[str, Any]:
+        """The picture's variables; drawn anew only if a sample that it shows is new."""
+        state = (id(shown), shown.known.sum() if shown is not None else 0, self.picture.known.sum(), len(self.errors))
+        state = (*state, *self.errors.values())
+        if self.drawn is None or self.drawn[0] != state:
+            self.drawn = state, self._draw(shown)
+        return self.drawn[1]
+
+    def _draw(self, shown: _Grid | None) -> dict[str, Any]:
         names = self.subspace.names
         variables: dict[str, Any] = {}
         for measure in self.problem.measures:
@@ -374,6 +422,8 @@ class _Surface:
             samples = shown.rows[measure.name][part]
             if shown.filled:
                 values = method(shown.nodes, samples, target)
+                if method == CUBIC and samples.min() > 0 >= values.min():
+                    values = CUBIC_LOG(shown.nodes, samples, target)  # a positive loss stays positive
             else:
                 nearest = (
                     np.abs(have[:, None] - want).argmin(0) for have, want in zip(shown.nodes, target, strict=True)

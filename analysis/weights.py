@@ -8,11 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from .errors import LandscapeError, ProblemError
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
@@ -87,11 +90,32 @@ class Structure:
                 f"{type(model).__name__} has no floating-point parameters: there is no weight space to look at. "
                 "Pass a module that holds nn.Parameters."
             )
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        _refuse_overlap({name: parameters[name] for name in entries})
         return cls(entries, aliases)
 
     @property
     def numel(self) -> int:
         return sum(entry.shape.numel() for entry in self.entries.values())
+
+
+def _refuse_overlap(parameters: Mapping[str, Tensor]) -> None:
+    """Two parameters that share some memory, but not all in one form, cannot move each on its own."""
+    spans = sorted(
+        (p.untyped_storage().data_ptr(), p.storage_offset(), p.storage_offset() + _reach(p), name)
+        for name, p in parameters.items()
+        if p.numel()
+    )
+    for (storage, _, end, name), (other_storage, start, _, other) in pairwise(spans):
+        if storage == other_storage and start < end:
+            raise ProblemError(
+                f"Parameters '{name}' and '{other}' share memory in different forms (a transpose or a part). Tie them "
+                "in forward, or with torch.nn.utils.parametrize."
+            )
+
+
+def _reach(tensor: Tensor) -> int:
+    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _storage(tensor: Tensor) -> object:
@@ -117,11 +141,9 @@ def _refuse(name: str, parameter: Tensor) -> None:
 
 
 def _entry(module: nn.Module, name: str, parameter: Tensor) -> Entry:
-    kind = "weight"
-    if "Norm" in type(module).__name__:
+    kind = "weight" if parameter.ndim > 1 else "bias"
+    if isinstance(module, NORMS) or ("Norm" in type(module).__name__ and parameter.ndim < 2):
         kind = "norm"
-    elif parameter.ndim < 2:
-        kind = "bias"
     axis, groups = 0, 1
     if kind == "weight" and isinstance(module, nn.modules.conv._ConvTransposeNd):
         axis, groups = 1, module.groups

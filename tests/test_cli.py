@@ -141,9 +141,10 @@ class Panel:
 
         self.arguments = None
         monkeypatch.setattr(panel.command, "main", self)
+        monkeypatch.setattr(sys, "argv", sys.argv)
 
-    def __call__(self, arguments):
-        self.arguments = arguments
+    def __call__(self):
+        self.arguments = sys.argv
 
 
 def test_serve_listens_on_this_machine_only_and_names_the_project(capsys, monkeypatch, project):

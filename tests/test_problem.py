@@ -414,7 +414,7 @@ def test_data_that_cannot_be_used(data, words):
         (lambda o, t: "low", {}, "returned a str"),
         (lambda o, t: None, {}, "returned a NoneType"),
         ("crossentropy", {}, "Unknown loss 'crossentropy'; accepted names"),
-        (42, {}, "The loss is a int"),
+        (42, {}, "'loss' is a int; pass a function"),
         (nn.CrossEntropyLoss(reduction="sum"), {}, "pass the same loss with reduction='mean'"),
         ("cross_entropy", {"reduction": "sum"}, "accepted are 'mean' and 'none'"),
         ("mse", {}, "shapes must be equal"),
@@ -440,7 +440,7 @@ def test_bad_models():
     with pytest.raises(ProblemError, match="needs batches"):
         Problem(mlp(), "cross_entropy", [X])
     with pytest.raises(ProblemError, match="fit both"):
-        Problem(nn.Embedding(4, 4), "cross_entropy", (torch.zeros(3, 4, dtype=torch.int64),) * 2)
+        Problem(nn.Linear(4, 4), "cross_entropy", (torch.zeros(3, 4, 4), torch.zeros(3, 4, dtype=torch.int64)))
 
 
 def test_the_users_own_exception_comes_through():

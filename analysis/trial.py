@@ -1,0 +1,132 @@
+"""A first try of a problem: how its model behaves, and what about it cannot be drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .data import map_tensors, tensors_of
+from .errors import ProblemError
+from .randomness import rng_fingerprint, untouched_rng
+from .replica import Replica
+
+if TYPE_CHECKING:
+    from .problem import Problem
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a model and its losses behave.
+
+    needs_grad: they differentiate. changes_batches: they write into their input. couples_samples: a sample's
+    values depend on what else is in its batch.
+    """
+
+    needs_grad: bool = False
+    changes_batches: bool = False
+    couples_samples: bool = False
+
+
+def try_out(problem: Problem) -> None:
+    """Evaluate the first batch a few times, and set `problem.conduct`.
+
+    Raises ProblemError for a layer that draws random numbers without a seed, and for values that depend on what
+    was evaluated before; lets the user's own exceptions through. The global random state is restored.
+    """
+    problem.conduct = Conduct()
+    original = problem.data.batches()[0]
+    batch = map_tensors(original, lambda t: t.clone())
+    versions = [leaf._version for leaf in tensors_of(batch)]
+    replica = Replica(problem)
+    replica.load(problem.checkpoint())
+    with untouched_rng(), _WatchDraws(replica.model) as drawers:
+        before = rng_fingerprint()
+        needs_grad = _scores_or_needs_grad(replica, batch)
+        draws = rng_fingerprint() != before
+    if draws and problem.seed is None:
+        who = f"Layer {drawers[0]}" if drawers else "The model or the loss"
+        raise ProblemError(
+            f"{who} draws random numbers in eval mode, so the loss would be different at every evaluation. Make it "
+            "deterministic, or pass seed=0 to use the same draws at every point."
+        )
+    problem.conduct = Conduct(needs_grad, [leaf._version for leaf in tensors_of(batch)] != versions)
+    fresh = Replica(problem)
+    fresh.load(problem.checkpoint())
+    fresh.flat.mul_(0.9)
+    first, there, back = _away_and_back(replica, original)
+    if not (_agree(first, back, problem.dtype) and _agree(there, fresh.totals([original]), problem.dtype)):
+        raise ProblemError(
+            "The same weights give another loss after the model has been elsewhere: it keeps something between calls "
+            "(a hidden state, a cache made of weights) or draws from a random generator of its own. Reset that at the "
+            "start of forward, or take it out."
+        )
+    size = problem.data.sizes[0]
+    if problem.free_blocks and size > 1:
+        parts = problem.data.blocks(-(-size // 2)) if size == problem.n else problem.data.blocks(size // 2)[:2]
+        whole = size if size == problem.n else 2 * (size // 2)
+        alone = replica.totals(problem.data.blocks(whole)[:1])
+        if not _agree(alone, replica.totals(parts), problem.dtype):
+            problem.conduct = replace(problem.conduct, couples_samples=True)
+
+
+def _away_and_back(replica: Replica, batch: Any) -> list[list[Tensor]]:
+    """Totals at the present weights, somewhere else, and at the present weights again."""
+    found = [replica.totals([batch])]
+    stay = replica.flat.clone()
+    replica.flat.mul_(0.9)
+    found.append(replica.totals([batch]))
+    replica.flat.copy_(stay)
+    return [*found, replica.totals([batch])]
+
+
+def _agree(one: list[Tensor], other: list[Tensor], dtype: torch.dtype) -> bool:
+    """Whether two evaluations give the same means, but for rounding."""
+    tolerance = 100 * torch.finfo(dtype).eps
+    return all(
+        torch.allclose(a[0] / a[1], b[0] / b[1], rtol=tolerance, atol=0, equal_nan=True)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def _scores_or_needs_grad(replica: Replica, batch: Any) -> bool:
+    try:
+        with replica.own_context(grad=False):
+            replica.scores(batch)
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        with replica.own_context(grad=True):
+            replica.scores(map_tensors(batch, lambda t: t.detach()))
+        return True
+    return False
+
+
+class _WatchDraws:
+    """Names of the innermost modules during whose forward a global generator moved."""
+
+    def __init__(self, model: nn.Module):
+        self._model = model
+        self._names: list[str] = []
+
+    def __enter__(self) -> list[str]:
+        self._handles = []
+        for name, module in self._model.named_modules():
+            before: list[int] = []
+            label = f"'{name}' ({type(module).__name__})" if name else f"({type(module).__name__})"
+
+            def enter(*_: Any, before: list[int] = before) -> None:
+                before.append(rng_fingerprint())
+
+            def leave(*_: Any, before: list[int] = before, label: str = label) -> None:
+                if rng_fingerprint() != before.pop():
+                    self._names.append(label)
+
+            self._handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+        return self._names
+
+    def __exit__(self, *_: Any) -> None:
+        for handle in self._handles:
+            handle.remove()

@@ -1,0 +1,1 @@
+"""The Loss Landscape Explorer: a dashboard, a notebook view and a command line over ``analysis``."""

@@ -1,0 +1,69 @@
+"""The widgets of a session's choices. Panel picks the widget classes, so a page's own design skins them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import panel as pn
+
+from landscape_app import look
+from landscape_app.request import SLICES
+from landscape_app.state import State
+
+PLACES = ("first", "second", "third")
+
+
+class SliceControls:
+    """What to compute: the model, the slice through its checkpoints, and how finely."""
+
+    def __init__(self, state: State):
+        self.state = state
+        names = ("problem", "slice", *PLACES, "seed", "fit_extent", "extent_a", "extent_b")
+        names += ("resolution", "tolerance", "batchnorm")
+        self.fields = {name: field(state, name) for name in names}
+        shown = [self.fields[n] for n in ("problem", "slice", *PLACES, "seed", "batchnorm")]
+        more = [self.fields[n] for n in ("resolution", "tolerance", "fit_extent", "extent_a", "extent_b")]
+        self.view = look.column(*shown, look.fold("Extent and precision", *more))
+        state.param.watch(self._arrange, ["problem", "slice", "third", "fit_extent"])
+        self._arrange()
+
+    def _arrange(self, *_: Any) -> None:
+        """Show the choices that matter for this slice, called by their role in it."""
+        state, kind = self.state, SLICES[self.state.slice]
+        for i, place in enumerate(PLACES):
+            self.fields[place].visible = i < len(kind.roles)
+            if i < len(kind.roles):
+                state.param[place].label = kind.roles[i]
+        self.fields["seed"].visible = kind.seeded(len(state.request().checkpoints))
+        self.fields["batchnorm"].visible = len(state.param.batchnorm.objects) > 1
+        own = not state.fit_extent
+        self.fields["extent_a"].visible = own
+        self.fields["extent_b"].visible = own and kind.dims == 2
+        state.param.extent_a.label = "Extent of a" if kind.dims == 2 else "Extent of t"
+
+
+class PictureControls:
+    """How the result is shown."""
+
+    def __init__(self, state: State):
+        self.fields = {
+            "metric": field(state, "metric", width=200),
+            "palette": field(state, "palette", width=110),
+            "log_scale": field(state, "log_scale", width=118),
+            "show_contours": field(state, "show_contours", width=102),
+            "show_samples": field(state, "show_samples", width=172),
+        }
+        self.view = look.bar(*self.fields.values())
+
+
+def field(state: State, name: str, width: int | None = None) -> pn.Param:
+    """The widget of one parameter, as wide as its place or `width` pixels."""
+    size: dict[str, Any] = {"sizing_mode": "stretch_width"} if width is None else {"width": width}
+    return pn.Param(
+        state,
+        parameters=[name],
+        widgets={name: {"margin": (6, 0), **size}},
+        show_name=False,
+        margin=0,
+        **size,
+    )

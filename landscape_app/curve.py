@@ -1,0 +1,127 @@
+"""A line as a curve with its standard error. Built once; each result changes it in place."""
+
+from __future__ import annotations
+
+import numpy as np
+import panel as pn
+import xarray as xr
+from bokeh.models import FixedTicker, HoverTool, Range1d
+
+from landscape_app import picture, plotting
+from landscape_app.scales import Scale
+
+LINE = "#1f86c9"
+MARGIN = 0.06
+HEIGHT = 460
+
+
+class Curve:
+    """One metric along a line: the curve, a band of one standard error, the evaluated points, the checkpoints."""
+
+    def __init__(self) -> None:
+        self.figure = plotting.new_figure("line", x_range=Range1d(0, 1), y_range=Range1d(0, 1), height=HEIGHT)
+        self.line = plotting.empty("t", "y", "raw", "se", "low", "high", "computed")
+        self.samples = plotting.empty("t", "y")
+        self.lost = plotting.empty("t", "y", "text")
+        self.markers = plotting.empty("x", "y", "name", "true", "residual", "dx", "align")
+        self.figure.yaxis.ticker = FixedTicker(ticks=[])
+        self._draw_layers()
+        self.pane = pn.pane.Bokeh(self.figure, sizing_mode="stretch_width")
+
+    def _draw_layers(self) -> None:
+        plot = self.figure
+        plot.varea("t", "low", "high", fill_color=LINE, fill_alpha=0.22, source=self.line)
+        curve = plot.line("t", "y", line_color=LINE, line_width=2.2, source=self.line)
+        self.sample_dots = plot.scatter(
+            "t",
+            "y",
+            size=5,
+            fill_color="white",
+            line_color=LINE,
+            line_width=1.3,
+            visible=False,
+            source=self.samples,
+        )
+        lost = plot.scatter("t", "y", marker="x", size=8, line_color=plotting.ACCENT, line_width=2, source=self.lost)
+        plot.scatter("x", "y", size=13, fill_color="white", line_color=plotting.INK, line_width=2, source=self.markers)
+        spots = plot.scatter("x", "y", size=5, color=plotting.ACCENT, source=self.markers)
+        plot.text(
+            "x", "y", text="name", x_offset="dx", y_offset=-18, text_align="align", text_baseline="middle",
+            text_color="white", text_font_size="12px", background_fill_color=plotting.INK,
+            background_fill_alpha=0.72, padding=4, border_radius=4, source=self.markers,
+        )  # fmt: skip
+        plot.add_tools(
+            HoverTool(
+                renderers=[curve],
+                mode="vline",
+                tooltips=[
+                    ("value", "@raw{custom} ± @se{custom}"),
+                    ("", "@computed{custom}"),
+                    ("t", "@t{custom}"),
+                ],
+                formatters={
+                    "@raw": plotting.VALUE,
+                    "@se": plotting.ERROR,
+                    "@computed": plotting.ORIGIN,
+                    "@t": plotting.COORDINATE,
+                },
+                visible=False,
+            ),
+            plotting.checkpoint_hover(spots),
+            HoverTool(renderers=[lost], tooltips=[("evaluated", "@text")], visible=False),
+        )
+
+    def show(self, samples: bool) -> None:
+        """Turn the overlay of evaluated points on or off."""
+        self.sample_dots.visible = samples
+
+    def draw(self, ds: xr.Dataset, metric: picture.Metric, log: bool) -> None:
+        """Show a result."""
+        at_ends = picture.at_checkpoints(ds, metric)
+        scale = Scale.of(np.concatenate([metric.values, metric.samples, at_ends]), log)
+        self._draw_frame(ds, metric, scale)
+        floor = scale.low - 1.0
+        low = scale.position(metric.values - metric.se)
+        self.line.data = {
+            "t": ds["t"].values,
+            "y": scale.position(metric.values),
+            "raw": metric.values,
+            "se": metric.se,
+            "low": np.where(np.isnan(low) & np.isfinite(metric.values), floor, low),
+            "high": scale.position(metric.values + metric.se),
+            "computed": ds["computed"].values.astype(float),
+        }
+        self._draw_points(ds, metric, scale, at_ends)
+
+    def _draw_frame(self, ds: xr.Dataset, metric: picture.Metric, scale: Scale) -> None:
+        low, high = picture.extent(ds, "t")
+        margin = MARGIN * (scale.high - scale.low)
+        plot = self.figure
+        for bounds, (start, end) in (
+            (plot.x_range, (low, high)),
+            (plot.y_range, (scale.low - margin, scale.high + 2 * margin)),
+        ):
+            if (bounds.reset_start, bounds.reset_end) != (start, end):
+                bounds.update(start=start, end=end, reset_start=start, reset_end=end)
+        plot.yaxis[0].ticker.ticks = scale.positions
+        plot.yaxis[0].update(major_label_overrides=scale.labels, axis_label=metric.title)
+        plot.xaxis[0].axis_label = picture.axis_label(ds, "t")
+
+    def _draw_points(self, ds: xr.Dataset, metric: picture.Metric, scale: Scale, at_ends: np.ndarray) -> None:
+        t = ds["sample_t"].values
+        bad = ~np.isfinite(metric.samples)
+        self.samples.data = {"t": t[~bad], "y": scale.position(metric.samples[~bad])}
+        self.lost.data = {
+            "t": t[bad],
+            "y": np.full(bad.sum(), scale.low),
+            "text": [f"{metric.label} = {v}" for v in metric.samples[bad]],
+        }
+        t = ds["marker_t"].values
+        right = t > np.dot(picture.extent(ds, "t"), (0.35, 0.65))
+        self.markers.data = {
+            "x": t,
+            "y": scale.position(at_ends),
+            **plotting.checkpoints(ds, metric, at_ends),
+            "dx": np.where(right, -6, 6),
+            "align": ["right" if r else "left" for r in right],
+        }

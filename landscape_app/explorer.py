@@ -1,0 +1,37 @@
+"""The explorer as one object, for a notebook cell or an app file of five lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import panel as pn
+
+from analysis import Project
+from landscape_app.pages import PAGES
+from landscape_app.session import Session
+from landscape_app.state import State
+
+
+class Explorer(pn.viewable.Viewer):
+    """Loss landscapes of your model, interactively.
+
+    problem_or_project: a Problem, a dict of name to Problem, or a Project. checkpoints: what a project file may
+    name as its `checkpoints`; left out, the model as given is the one checkpoint.
+
+        from landscape_app.explorer import Explorer
+        Explorer(Problem(model, "cross_entropy", (x, y)), "runs/*.pt").servable()
+    """
+
+    def __init__(self, problem_or_project: Any, checkpoints: Any = None, **params: Any):
+        super().__init__(**params)
+        project = problem_or_project
+        if not isinstance(project, Project):
+            project = Project(problem_or_project, checkpoints)
+        self.state = State(project)
+        self.session = Session(self.state)
+        most = max(len(project.checkpoint_names(name)) for name in project.problems)
+        pages = [(page.title, page.build(self.state)) for page in PAGES if page.needs <= most]
+        self._view = pages[0][1] if len(pages) == 1 else pn.Tabs(*pages)
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._view

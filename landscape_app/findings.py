@@ -1,0 +1,71 @@
+"""What a picture says in words and numbers: a sentence, the checkpoints, where it came from, the file."""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+from pathlib import Path
+
+import panel as pn
+import xarray as xr
+
+from analysis import provenance, save
+from landscape_app import look, picture, words
+from landscape_app.state import State
+from landscape_app.text import text
+
+HASHES = ("sha256", "code")
+
+
+class Findings:
+    """Beside and beneath a picture, for every metric that it can show."""
+
+    def __init__(self, state: State):
+        self.state = state
+        self.sentence = look.html()
+        self.caption = look.html()
+        self.checkpoints = look.html()
+        self.provenance = look.html()
+        self.download = pn.widgets.FileDownload(
+            callback=self._file,
+            filename="surface.nc",
+            label="Download result (netCDF)",
+            stylesheets=[look.STYLE],
+            css_classes=["ls-link"],
+            margin=(16, 0),
+        )
+        self.view = look.column(self.caption, self.checkpoints, self.download, self.provenance, visible=False)
+
+    def draw(self, ds: xr.Dataset, metric: picture.Metric) -> None:
+        """Show a result."""
+        self.view.visible = True
+        self.sentence.object = f'<p class="ls quiet nums">{text(words.summary(ds, metric))}</p>'
+        title, conditions = words.caption(ds)
+        self.caption.object = f'<div class="ls"><h2>{text(title)}</h2><p class="quiet">{text(conditions)}</p></div>'
+        self.checkpoints.object = _checkpoints(words.checkpoint_lines(ds, metric))
+        record = _provenance(ds)
+        if record != self.provenance.object:
+            self.provenance.object = record
+        self.download.filename = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', ds.attrs['title']).strip('-')}.nc"
+
+    def _file(self) -> io.BytesIO:
+        with tempfile.TemporaryDirectory() as folder:
+            return io.BytesIO(save(self.state.result, Path(folder) / "surface.nc").read_bytes())
+
+
+def _checkpoints(lines: list[tuple[str, str]]) -> str:
+    items = "".join(f"<dt>{text(name)}</dt><dd>{text(said)}</dd>" for name, said in lines)
+    return f'<div class="ls"><dl class="items">{items}</dl></div>'
+
+
+def _provenance(ds: xr.Dataset) -> str:
+    lines = []
+    for depth, what, value in words.provenance_rows(provenance(ds)):
+        if not value:
+            lines.append(f'<dt class="group">{text(what)}</dt>')
+        else:
+            kind = ' class="hash"' if what in HASHES else ""
+            lines.append(f"<dt{' class=in' if depth else ''}>{text(what)}</dt><dd{kind}>{text(value)}</dd>")
+    record = f'<dl class="facts">{"".join(lines)}</dl>'
+    return f'<div class="ls">{look.folded("Where this comes from", record)}</div>'

@@ -1,0 +1,248 @@
+"""A plane as a heat map with contours. Built once; each result changes it in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bokeh.palettes
+import numpy as np
+import panel as pn
+import xarray as xr
+from bokeh.models import ColorBar, CustomJS, FixedTicker, HoverTool, LinearColorMapper, Range1d, Title
+from contourpy import contour_generator
+
+from landscape_app import picture, plotting
+from landscape_app.scales import Scale, tick_label
+
+COLOURS = {
+    "viridis": bokeh.palettes.Viridis256,
+    "cividis": bokeh.palettes.Cividis256,
+    "magma": bokeh.palettes.Magma256,
+}
+FIRST_HEIGHT = 620
+TALLEST = 560
+BESIDE_FRAME = 160
+ROOM_FOR_BAR = 96  # so that the frame keeps its width while the labels of the colour bar change
+
+# Cells stay square (or keep their aspect): the height follows the width that the layout leaves for the frame.
+KEEP_ASPECT = """
+const ratio = plot.tags[0] ?? 1;
+if (plot.inner_width > 0 && plot.outer_height > 0) {
+  const height = Math.round(plot.inner_width * ratio + plot.outer_height - plot.inner_height);
+  if (Math.abs(height - plot.height) > 1) plot.height = height;
+}
+"""
+
+
+class Heatmap:
+    """One metric over a plane: colours, contours at the ticks of the colour bar, checkpoints, evaluated points."""
+
+    def __init__(self) -> None:
+        self.figure = plotting.new_figure(
+            "plane",
+            x_range=Range1d(-1, 1),
+            y_range=Range1d(-1, 1),
+            height=FIRST_HEIGHT,
+            max_width=TALLEST + 60,
+            min_border_right=ROOM_FOR_BAR,
+        )
+        self.image = plotting.empty("image", "raw", "se", "computed", "x", "y", "dw", "dh")
+        self.contours = plotting.empty("xs", "ys", "colour")
+        self.contour_labels = plotting.empty("x", "y", "angle", "text", "colour", "back")
+        self.samples = plotting.empty("x", "y")
+        self.lost = plotting.empty("x", "y", "text")
+        self.markers = plotting.empty("x", "y", "name", "true", "residual", "dx", "align")
+        self.mapper = LinearColorMapper(palette=COLOURS["viridis"], low=0, high=1, nan_color=plotting.NOTHING_YET)
+        self.bar = ColorBar(
+            color_mapper=self.mapper,
+            ticker=FixedTicker(ticks=[]),
+            width=14,
+            padding=0,
+            location=(14, 0),
+            label_standoff=6,
+            background_fill_alpha=0,
+            bar_line_color=None,
+            major_tick_line_color=None,
+            visible=False,
+        )
+        self.bar_title = Title(align="center", standoff=14, text_font_style="normal")
+        self._draw_layers()
+        self.figure.grid.visible = False
+        self.figure.add_layout(self.bar, "right")
+        self.figure.add_layout(self.bar_title, "right")
+        for trigger in ("inner_width", "inner_height", "tags"):
+            self.figure.js_on_change(trigger, CustomJS(args={"plot": self.figure}, code=KEEP_ASPECT))
+        self.pane = pn.pane.Bokeh(self.figure, sizing_mode="stretch_width")
+
+    def _draw_layers(self) -> None:
+        plot = self.figure
+        cells = plot.image("image", x="x", y="y", dw="dw", dh="dh", source=self.image, color_mapper=self.mapper)
+        self.contour_lines = plot.multi_line(
+            "xs", "ys", line_color="colour", line_width=1.1, line_alpha=0.75, source=self.contours
+        )
+        self.contour_texts = plot.text(
+            "x", "y", text="text", angle="angle", text_color="colour", background_fill_color="back",
+            background_fill_alpha=0.9, padding=2, border_radius=3, text_font_size="10px",
+            text_align="center", text_baseline="middle", source=self.contour_labels,
+        )  # fmt: skip
+        self.sample_dots = plot.scatter(
+            "x", "y", size=4, fill_color="white", line_color=plotting.INK, line_width=0.7,
+            fill_alpha=0.9, visible=False, source=self.samples,
+        )  # fmt: skip
+        lost = plot.scatter("x", "y", marker="x", size=8, line_color=plotting.ACCENT, line_width=2, source=self.lost)
+        plot.scatter("x", "y", size=13, fill_color="white", line_color=plotting.INK, line_width=2, source=self.markers)
+        spots = plot.scatter("x", "y", size=5, color=plotting.ACCENT, source=self.markers)
+        plot.text(
+            "x", "y", text="name", x_offset="dx", text_align="align", text_baseline="middle",
+            text_color="white", text_font_size="12px", background_fill_color=plotting.INK,
+            background_fill_alpha=0.72, padding=4, border_radius=4, source=self.markers,
+        )  # fmt: skip
+        self.hover = HoverTool(
+            renderers=[cells],
+            tooltips=[
+                ("value", "@raw{custom} ± @se{custom}"),
+                ("", "@computed{custom}"),
+                ("a", "$x{custom}"),
+                ("b", "$y{custom}"),
+            ],
+            formatters={
+                "@raw": plotting.VALUE,
+                "@se": plotting.ERROR,
+                "@computed": plotting.ORIGIN,
+                "$x": plotting.COORDINATE,
+                "$y": plotting.COORDINATE,
+            },
+            description="Values",
+            visible=False,
+            attachment="horizontal",
+        )
+        plot.add_tools(
+            self.hover,
+            plotting.checkpoint_hover(spots),
+            HoverTool(renderers=[lost], tooltips=[("evaluated", "@text")], visible=False),
+        )
+
+    def show(self, contours: bool, samples: bool) -> None:
+        """Turn the overlays on and off."""
+        self.contour_lines.visible = self.contour_texts.visible = contours
+        self.sample_dots.visible = samples
+
+    def draw(self, ds: xr.Dataset, metric: picture.Metric, log: bool, palette: str) -> None:
+        """Show a result."""
+        scale = Scale.of(metric.values, log)
+        colours = COLOURS[palette]
+        self.mapper.update(low=scale.low, high=scale.high, palette=list(colours))
+        self.bar.ticker.ticks = scale.positions
+        self.bar.update(major_label_overrides=scale.labels, visible=True)
+        self.bar_title.text = metric.title
+        self._draw_frame(ds)
+        self._draw_cells(ds, metric, scale)
+        self._draw_contours(ds, metric, scale, colours)
+        self._draw_points(ds, metric)
+
+    def _draw_frame(self, ds: xr.Dataset) -> None:
+        (a0, a1), (b0, b1) = picture.extent(ds, "a"), picture.extent(ds, "b")
+        plot = self.figure
+        ratio = (b1 - b0) / (a1 - a0) if picture.equal_aspect(ds) else 1.0
+        if plot.tags != [ratio]:
+            plot.update(tags=[ratio], max_width=round(TALLEST / ratio) + BESIDE_FRAME)
+        for bounds, (low, high) in ((plot.x_range, (a0, a1)), (plot.y_range, (b0, b1))):
+            if (bounds.reset_start, bounds.reset_end) != (low, high):
+                bounds.update(start=low, end=high, reset_start=low, reset_end=high)
+        plot.xaxis.axis_label, plot.yaxis.axis_label = (
+            picture.axis_label(ds, "a"),
+            picture.axis_label(ds, "b"),
+        )
+
+    def _draw_cells(self, ds: xr.Dataset, metric: picture.Metric, scale: Scale) -> None:
+        (a0, a1), (b0, b1) = picture.extent(ds, "a"), picture.extent(ds, "b")
+        rows, columns = metric.values.shape
+        width, height = (a1 - a0) / (columns - 1), (b1 - b0) / (rows - 1)
+        self.image.data = {
+            "image": [scale.position(metric.values).astype("f4")],
+            "raw": [metric.values.astype("f4")],
+            "se": [metric.se.astype("f4")],
+            "computed": [ds["computed"].values.astype("u1")],
+            "x": [a0 - width / 2],
+            "y": [b0 - height / 2],
+            "dw": [a1 - a0 + width],
+            "dh": [b1 - b0 + height],
+        }
+
+    def _draw_contours(self, ds: xr.Dataset, metric: picture.Metric, scale: Scale, colours: Any) -> None:
+        lines: dict[str, list[Any]] = {column: [] for column in self.contours.data}
+        labels: dict[str, list[Any]] = {column: [] for column in self.contour_labels.data}
+        if picture.whole(ds, metric):
+            a, b = ds["a"].values, ds["b"].values
+            generator = contour_generator(a, b, np.ma.masked_invalid(scale.position(metric.values)))
+            for tick, level in zip(scale.ticks, scale.positions, strict=True):
+                share = (level - scale.low) / (scale.high - scale.low)
+                ink = "#ffffff" if share < 0.6 else plotting.INK
+                back = colours[int(np.clip(share, 0, 1) * (len(colours) - 1))]
+                found = [line for line in generator.lines(level) if len(line) > 1]
+                for line in found:
+                    lines["xs"].append(line[:, 0])
+                    lines["ys"].append(line[:, 1])
+                    lines["colour"].append(ink)
+                spot = label_place(found, (a[0], a[-1]), (b[0], b[-1]))
+                if spot is not None:
+                    x, y, angle = spot
+                    row = {
+                        "x": x,
+                        "y": y,
+                        "angle": angle,
+                        "text": tick_label(tick),
+                        "colour": ink,
+                        "back": back,
+                    }
+                    for column, value in row.items():
+                        labels[column].append(value)
+        self.contours.data = lines
+        self.contour_labels.data = labels
+
+    def _draw_points(self, ds: xr.Dataset, metric: picture.Metric) -> None:
+        a, b = ds["sample_a"].values, ds["sample_b"].values
+        bad = ~np.isfinite(metric.samples)
+        self.samples.data = {"x": a[~bad], "y": b[~bad]}
+        self.lost.data = {
+            "x": a[bad],
+            "y": b[bad],
+            "text": [f"{metric.label} = {v}" for v in metric.samples[bad]],
+        }
+        a, b = ds["marker_a"].values, ds["marker_b"].values
+        right = a > np.dot(picture.extent(ds, "a"), (0.35, 0.65))
+        self.markers.data = {
+            "x": a,
+            "y": b,
+            **plotting.checkpoints(ds, metric, picture.at_checkpoints(ds, metric)),
+            "dx": np.where(right, -14, 14),
+            "align": ["right" if r else "left" for r in right],
+        }
+
+
+def label_place(
+    lines: list[np.ndarray], x_range: tuple[float, float], y_range: tuple[float, float]
+) -> tuple[float, float, float] | None:
+    """Where the label of a contour goes, on its longest line: (x, y, angle), or None if all are short.
+
+    The point chosen is the one nearest to the diagonal from the lower left to the upper right, clear of the edge.
+    """
+    size = np.array([x_range[1] - x_range[0], y_range[1] - y_range[0]])
+    corner = np.array([x_range[0], y_range[0]])
+    unit = [(line - corner) / size for line in lines]
+    lengths = [float(np.hypot(*np.diff(u, axis=0).T).sum()) for u in unit]
+    if not lengths or max(lengths) < 0.35:
+        return None
+    line = unit[int(np.argmax(lengths))]
+    inside = ((line > 0.06) & (line < 0.94)).all(1)
+    if not inside.any():
+        return None
+    away = np.where(inside, np.abs(line[:, 0] - line[:, 1]) - 0.2 * line.sum(1), np.inf)
+    i = int(np.argmin(away))
+    before, after = line[max(0, i - 3)], line[min(len(line) - 1, i + 3)]
+    dx, dy = (after - before) * size
+    angle = float(np.arctan2(dy, dx))
+    if abs(angle) > np.pi / 2:
+        angle -= np.sign(angle) * np.pi
+    x, y = line[i] * size + corner
+    return float(x), float(y), angle

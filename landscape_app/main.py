@@ -1,0 +1,41 @@
+"""The dashboard, as `panel serve landscape_app` runs it: once for each session."""
+
+import panel as pn
+import panel_material_ui as pmui
+
+from landscape_app import look
+from landscape_app.explorer import Explorer
+from landscape_app.projects import open_project, project_path
+from landscape_app.text import explain
+
+THEME = {
+    "light": {"palette": {"primary": {"main": "#0072b2"}}},
+    "dark": {"palette": {"primary": {"main": "#56b4e9"}, "background": {"default": "#12171d", "paper": "#12171d"}}},
+}
+HEADER = {
+    "backgroundColor": "#16212c",
+    "backgroundImage": "none",
+    "boxShadow": "none",
+    "& .MuiIconButton-root": {"color": "#ffffff"},
+}
+LOST = "The server does not answer. What is shown stays; start the server again and reload this page to go on."
+RELOAD = "Mend the file and reload this page: it is read again."
+
+pn.extension(notifications=True, disconnect_notification=LOST)
+
+for widget in (pmui.Select, pmui.IntInput, pmui.Checkbox):
+    widget.param.size.default = "small"
+
+path = project_path()
+try:
+    page = Explorer(open_project(path))
+except BaseException as error:  # whatever the user's file did, the page says it
+    reason, technical = explain(error)
+    page = look.alone(look.trouble(reason, technical, f"{path.name} cannot be shown", RELOAD))
+
+pmui.Page(
+    title="Loss Landscape Explorer",
+    main=[look.page(page)],
+    theme_config=THEME,
+    sx={".MuiAppBar-root": HEADER, ".MuiLinearProgress-root": {"display": "none"}},
+).servable()

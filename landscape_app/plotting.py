@@ -1,0 +1,92 @@
+"""What the plots have in common: figures, hover texts and the way a live figure is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import panel as pn
+import xarray as xr
+from bokeh.models import ColumnDataSource, CustomJSHover, HoverTool, WheelZoomTool
+from bokeh.plotting import figure
+
+from landscape_app.picture import Metric
+from landscape_app.text import number
+from landscape_app.words import off_slice
+
+NOTHING_YET = "rgba(127, 134, 145, 0.22)"
+ACCENT = "#d55e00"
+INK = "#1b1f24"
+
+
+def _digits(count: int) -> CustomJSHover:
+    return CustomJSHover(
+        code=f"""
+        if (value == null || Number.isNaN(value)) return "unknown";
+        if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+        return Number(value.toPrecision({count})).toString().replace("-", "−");
+        """
+    )
+
+
+VALUE, ERROR = _digits(4), _digits(2)
+COORDINATE = CustomJSHover(code="return value.toFixed(3).replace('-', '−');")
+ORIGIN = CustomJSHover(code="return value > 0.5 ? 'evaluated' : 'interpolated';")
+
+
+def change(pane: pn.viewable.Viewable, edit: Callable[[], None]) -> None:
+    """Run `edit`, which changes Bokeh models of a pane in place: on a server, in a notebook or in neither."""
+    document = pn.state.curdoc
+    if document and document.session_context:
+        pn.state.execute(edit, schedule=True)
+    else:
+        edit()
+        pn.io.push_notebook(pane)
+
+
+def new_figure(name: str, **options: Any) -> figure:
+    """A figure with the tools, sizes and manners that all plots share."""
+    plot = figure(
+        name=name,
+        tools="pan,box_zoom,wheel_zoom,reset,save",
+        toolbar_location="above",
+        sizing_mode="stretch_width",
+        min_width=280,
+        output_backend="canvas",
+        background_fill_alpha=0,
+        border_fill_alpha=0,
+        outline_line_color=None,
+        **{"min_border_right": 12, **options},
+    )
+    plot.axis.axis_label_text_font_style = "normal"
+    plot.axis.minor_tick_line_color = None
+    plot.toolbar.logo = None
+    plot.toolbar.active_drag = None
+    plot.toolbar.active_scroll = None
+    for tool in plot.select(WheelZoomTool):
+        tool.zoom_on_axis = False
+    return plot
+
+
+def empty(*columns: str) -> ColumnDataSource:
+    return ColumnDataSource({column: [] for column in columns})
+
+
+def checkpoints(ds: xr.Dataset, metric: Metric, itself: np.ndarray) -> dict[str, list[str]]:
+    """Names of the checkpoints on a picture, and what their hover says: the metric at their true weights."""
+    return {
+        "name": [str(name) for name in ds["marker_name"].values],
+        "true": [f"{metric.short} {number(v, 4)}" if np.isfinite(v) else "" for v in itself],
+        "residual": [off_slice(ds, i) for i in range(ds.sizes["marker"])],
+    }
+
+
+def checkpoint_hover(renderer: Any) -> HoverTool:
+    return HoverTool(
+        renderers=[renderer],
+        tooltips=[("checkpoint", "@name"), ("itself", "@true"), ("distance", "@residual")],
+        description="Checkpoints",
+        visible=False,
+        attachment="horizontal",
+    )

@@ -1,0 +1,64 @@
+"""Compute and Cancel, how far the computation is, and what went wrong."""
+
+from __future__ import annotations
+
+import panel as pn
+
+from landscape_app import look, words
+from landscape_app.jobs import JobState
+from landscape_app.state import State
+from landscape_app.text import text
+
+BUTTON_WIDTH = 116
+
+
+class RunPanel:
+    """The strip above a picture. It keeps its height whatever the job does; only a failure adds to it."""
+
+    def __init__(self, state: State):
+        self.state = state
+        self.compute = _button(state, "compute", "primary")
+        self.cancel = _button(state, "cancel", "default")
+        self.headline = look.html()
+        self.progress = look.html()
+        self.trouble = look.html(visible=False)
+        buttons = pn.Column(self.compute, self.cancel, width=BUTTON_WIDTH, margin=0)
+        said = look.column(self.headline, self.progress)
+        strip = pn.Row(buttons, said, sizing_mode="stretch_width", margin=0, min_height=62)
+        self.view = look.column(strip, self.trouble)
+        state.param.watch(self._show, ["job", "stale", *state.inputs])
+        self._show()
+
+    def _show(self, *_: object) -> None:
+        state, job = self.state, self.state.job
+        said = words.message(state)
+        failed = job is not None and job.state is JobState.FAILED
+        self.compute.visible = not state.busy
+        self.cancel.visible = state.busy
+        badge = '<span class="badge">Choices changed since</span>' if state.stale and not state.busy else ""
+        self.headline.object = (
+            f'<div class="ls status {said.tone}" role="status"><span class="dot"></span>'
+            f"<strong>{text(said.title)}</strong>{badge}</div>"
+        )
+        body = "" if failed else f'<p class="quiet nums">{text(said.body)}</p>'
+        self.progress.object = f'<div class="ls">{body}{self._bar()}</div>'
+        self.trouble.visible = failed
+        if failed:
+            self.trouble.object = look.trouble(said.body, said.details)
+
+    def _bar(self) -> str:
+        job = self.state.job
+        if not self.state.busy:
+            return '<div class="bar idle"></div>'
+        if job.result is None or job.state is JobState.CANCELLING:
+            return '<div class="bar unknown" role="progressbar" aria-label="Computation"><i></i></div>'
+        share = round(100 * job.progress)
+        return (
+            f'<div class="bar" role="progressbar" aria-label="Computation" aria-valuenow="{share}" aria-valuemin="0" '
+            f'aria-valuemax="100"><i style="width:{share}%"></i></div>'
+        )
+
+
+def _button(state: State, name: str, kind: str) -> pn.Param:
+    options = {"button_type": kind, "width": BUTTON_WIDTH - 12, "margin": (4, 12, 4, 0)}
+    return pn.Param(state, parameters=[name], widgets={name: options}, show_name=False, margin=0)

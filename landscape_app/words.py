@@ -1,0 +1,204 @@
+"""What the app says: plain sentences about what will happen, is happening and has happened. No HTML here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from analysis import provenance
+from landscape_app import picture
+from landscape_app.jobs import JobState, Snapshot
+from landscape_app.request import SLICES
+from landscape_app.state import State
+from landscape_app.text import coordinate, duration, number, percent
+
+ON_SLICE = 1e-3
+ONE_OF = {"checkpoints": "checkpoint", "axes": "axis"}
+BATCHNORM = {
+    "recalibrated": "recalibrated at each point",
+    "frozen": "frozen at the checkpoint's",
+    "batch": "of each batch",
+}
+
+
+@dataclass(frozen=True)
+class Message:
+    """tone: 'calm', 'busy', 'good', 'warn' or 'bad'. details: for developers, shown folded."""
+
+    tone: str
+    title: str
+    body: str = ""
+    details: str = ""
+
+
+def message(state: State) -> Message:
+    """Where the session stands."""
+    job = state.job
+    if job is None:
+        return Message("calm", "Ready", cost(state))
+    return {
+        JobState.QUEUED: _queued,
+        JobState.RUNNING: _running,
+        JobState.CANCELLING: _cancelling,
+        JobState.DONE: _done,
+        JobState.CANCELLED: _cancelled,
+        JobState.FAILED: _failed,
+    }[job.state](job)
+
+
+def promise(state: State) -> str:
+    """What Compute will do."""
+    request, kind = state.request(), SLICES[state.slice]
+    through = " and ".join(filter(None, (", ".join(request.checkpoints[:-1]), *request.checkpoints[-1:])))
+    where = f"{'around' if len(kind.roles) == 1 else 'through'} {through}"
+    return f"the loss of {state.problem} on a {kind.label.lower().split(' through')[0]} {where}"
+
+
+def cost(state: State) -> str:
+    """How much Compute will evaluate."""
+    kind = SLICES[state.slice]
+    points = state.resolution**kind.dims
+    samples = state.project.problems[state.problem].n
+    each = f"each on {samples:,} samples"
+    if state.tolerance == 0:
+        return f"{points:,} points, {each}."
+    return f"At most {points:,} points, fewer where the surface is smooth, {each}."
+
+
+def _queued(job: Snapshot) -> Message:
+    return Message("busy", "Waiting", "Queued behind another computation; it starts by itself.")
+
+
+def _running(job: Snapshot) -> Message:
+    if job.result is None:
+        return Message("busy", "Starting", "Loading the checkpoints and measuring the fastest way to evaluate.")
+    facts = job.result.attrs
+    planned = facts.get("planned_evaluations")
+    done = f"{facts['evaluations']:,}" + (f" of {planned:,}" if planned else "") + " evaluations in this pass"
+    error = facts.get("interpolation_error", np.nan)
+    parts = [done, _left(job.eta) if job.eta is not None else ""]
+    parts.append(f"interpolation error {percent(error)}" if np.isfinite(error) else "")
+    return Message("busy", "Refining", " · ".join(filter(None, parts)))
+
+
+def _left(eta: float) -> str:
+    return "less than 1 s left in it" if eta < 1 else f"about {duration(eta)} left in it"
+
+
+def _cancelling(job: Snapshot) -> Message:
+    return Message("busy", "Stopping", "The step that is being computed finishes first.")
+
+
+def _cancelled(job: Snapshot) -> Message:
+    if job.result is None:
+        return Message("warn", "Cancelled", "Nothing had been computed yet.")
+    n = job.result.attrs["evaluations"]
+    return Message("warn", "Cancelled", f"The picture shows what {_times(n)} gave in {duration(job.elapsed)}.")
+
+
+def _done(job: Snapshot) -> Message:
+    facts = job.result.attrs
+    spent = f"{_times(facts['evaluations'])} in {duration(job.elapsed)}"
+    error, asked = facts.get("interpolation_error", np.nan), facts.get("tolerance", np.nan)
+    if facts["status"] == "converged":
+        return Message("good", "Done", f"{spent}; interpolation error {percent(error)}, asked for {percent(asked)}.")
+    if facts["status"] == "unconverged":
+        why = f"interpolation did not get within {percent(asked)}, so each point was evaluated"
+        return Message("good", "Done", f"{spent}; {why}.")
+    return Message("good", "Done", f"{spent}; each point was evaluated.")
+
+
+def _failed(job: Snapshot) -> Message:
+    kept = " The picture shows what was computed before." if job.result is not None else ""
+    return Message("bad", "This did not work", job.reason + kept, job.details)
+
+
+def _times(n: int) -> str:
+    return f"{n:,} evaluation{'' if n == 1 else 's'}"
+
+
+def summary(ds: xr.Dataset, metric: picture.Metric) -> str:
+    """The plot in one sentence, for those who cannot see it: the extremes, and where they are.
+
+    Of the picture once all of it is known; until then of the evaluated points, whose places are exact.
+    """
+    names = picture.axes(ds)
+    if picture.whole(ds, metric):
+        values, errors = metric.values.ravel(), metric.se.ravel()
+        places = np.meshgrid(*[ds[n].values for n in names])
+    else:
+        values, errors = metric.samples, np.full(metric.samples.shape, np.nan)
+        places = [ds[f"sample_{n}"].values for n in names]
+    finite = np.where(np.isfinite(values), values, np.nan)
+    if np.isnan(finite).all():
+        return f"{metric.title}: no finite value yet."
+    sentences = []
+    for word, at in (("least", np.nanargmin), ("most", np.nanargmax)):
+        i = int(at(finite))
+        where = ", ".join(f"{n} = {coordinate(p.ravel()[i])}" for n, p in zip(names, places, strict=True))
+        sentences.append(f"{word} {_plus_minus(values[i], errors[i])} at {where}")
+    bad = int((~np.isfinite(metric.samples)).sum())
+    if bad:
+        sentences.append(f"{bad:,} evaluated point{'' if bad == 1 else 's'} not finite")
+    return f"{metric.title}: {'; '.join(sentences)}."
+
+
+def _plus_minus(value: float, error: float) -> str:
+    return f"{number(value)} ± {number(error, 2)}" if np.isfinite(error) else number(value)
+
+
+def caption(ds: xr.Dataset) -> tuple[str, str]:
+    """What the picture is, and under which conditions: what must stand beside it when it is shown to others."""
+    facts = provenance(ds)
+    title = ds.attrs["title"]
+    seed, batchnorm = facts.get("seed"), facts["batchnorm"]
+    conditions = [facts["problem"], f"{facts['data']['samples']:,} samples"]
+    conditions += [f"seed {seed}"] if seed is not None else []
+    conditions += [f"BatchNorm statistics {BATCHNORM[batchnorm]}"] if batchnorm in BATCHNORM else []
+    return title[:1].upper() + title[1:], " · ".join(conditions)
+
+
+def checkpoint_lines(ds: xr.Dataset, metric: picture.Metric) -> list[tuple[str, str]]:
+    """Each checkpoint on the picture: (name, the metric at its true weights, where it is drawn, how far off)."""
+    lines = []
+    for i, value in enumerate(picture.at_checkpoints(ds, metric)):
+        where = ", ".join(f"{n} = {coordinate(ds[f'marker_{n}'].values[i])}" for n in picture.axes(ds))
+        own = f"{metric.short} {number(value, 4)}; " if np.isfinite(value) else ""
+        lines.append((str(ds["marker_name"].values[i]), f"{own}{where}; {off_slice(ds, i)}"))
+    return lines
+
+
+def off_slice(ds: xr.Dataset, marker: int) -> str:
+    """How far a checkpoint lies from where it is drawn, in weight space."""
+    distance = float(ds["marker_residual"].values[marker])
+    return "in the slice" if distance < ON_SLICE else f"{number(distance)} off the slice"
+
+
+def provenance_rows(facts: dict[str, Any], depth: int = 0) -> list[tuple[int, str, str]]:
+    """A provenance record as lines: (depth, what, value). Hashes are kept whole."""
+    rows: list[tuple[int, str, str]] = []
+    for key, value in facts.items():
+        what = str(key).replace("_", " ")
+        if isinstance(value, dict):
+            rows += [(depth, what, ""), *provenance_rows(value, depth + 1)]
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for i, item in enumerate(value, 1):
+                rows += [(depth, f"{ONE_OF.get(what, what)} {i}", ""), *provenance_rows(item, depth + 1)]
+        else:
+            rows.append((depth, what, _plain(value)))
+    return rows
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(f"({_plain(v)})" if isinstance(v, list) else _plain(v) for v in value)
+    if isinstance(value, float):
+        return number(value, 6)
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,101 @@
+"""What several test modules share: results with known values, and a project whose computation is instant."""
+
+import json
+import os
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import xarray as xr
+
+PAYLOAD = "<img src=x onerror=window.pwned=1>"
+
+
+def plane_result(values=None, shape=(5, 4), status="converged", names=("one", "two"), **attrs):
+    """A finished result on a plane: loss = 10 a + b + 20 unless `values` [b, a] are given."""
+    a, b = np.linspace(-1, 1, shape[1]), np.linspace(0, 2, shape[0])
+    loss = values if values is not None else 10 * a[None, :] + b[:, None] + 20
+    return _result({"a": a, "b": b}, ("b", "a"), loss, status, names, **attrs)
+
+
+def line_result(values=None, points=9, status="converged", names=("one", "two"), **attrs):
+    """A finished result on a line: loss = 1 + t² unless `values` [t] are given."""
+    t = np.linspace(0, 1, points)
+    loss = values if values is not None else 1 + t**2
+    return _result({"t": t}, ("t",), loss, status, names, **attrs)
+
+
+def _result(axes, dims, loss, status, names, **attrs):
+    loss = np.asarray(loss, dtype=float)
+    known = np.isfinite(loss)
+    spots = np.meshgrid(*[axes[d] for d in dims], indexing="ij")
+    per_class = np.stack([loss, 2 * loss], -1)
+    variables = {
+        "loss": (dims, loss, {"long_name": "cross entropy", "units": "nats"}),
+        "loss_se": (dims, np.full_like(loss, 0.1)),
+        "accuracy": (dims, np.full_like(loss, 0.5), {"long_name": "accuracy", "units": "fraction"}),
+        "accuracy_se": (dims, np.zeros_like(loss)),
+        "per_class": ((*dims, "class"), per_class, {"long_name": "loss of each class", "units": "nats"}),
+        "per_class_se": ((*dims, "class"), np.zeros_like(per_class)),
+        "computed": (dims, known),
+        "sample_loss": ("sample", loss.ravel()),
+        "sample_accuracy": ("sample", np.zeros(loss.size)),
+        "sample_per_class": (("sample", "class"), per_class.reshape(-1, 2)),
+        "marker_name": ("marker", np.array(names, dtype=object)),
+        "marker_residual": ("marker", np.arange(len(names), dtype=float)),
+        "marker_loss": ("marker", np.arange(len(names)) + 0.25),
+    }
+    for dim, spot in zip(dims, spots, strict=True):
+        variables[f"sample_{dim}"] = ("sample", spot.ravel())
+        variables[f"marker_{dim}"] = ("marker", np.linspace(0, 0.9, len(names)))
+    provenance = {
+        "problem": "digits",
+        "data": {"samples": 360, "sha256": "a" * 64},
+        "batchnorm": "recalibrated",
+        "seed": 7,
+        "checkpoints": [{"name": name, "sha256": "b" * 64} for name in names],
+        "extent": [[-1.0, 1.0]],
+    }
+    facts = {
+        "status": status,
+        "progress": 0.5 if status == "running" else 1.0,
+        "evaluations": int(known.sum()),
+        "planned_evaluations": loss.size,
+        "eta_s": 12.0,
+        "elapsed_s": 3.0,
+        "interpolation_error": 0.004,
+        "tolerance": 0.01,
+        "equal_aspect": 1,
+        "title": "plane at " + names[0],
+        "provenance": json.dumps(provenance),
+    }
+    coords = {d: (d, v, {"long_name": f"direction {d}", "units": "filter norms"}) for d, v in axes.items()}
+    return xr.Dataset(variables, coords, {**facts, **attrs})
+
+
+class FakeProject:
+    """Has what the app asks of a project; holds no model."""
+
+    name = "fake"
+
+    def __init__(self, problems=("digits", "letters"), checkpoints=("one", "two", "three"), batchnorm=("none",)):
+        loss = SimpleNamespace(name="loss", long_name="cross entropy", classes=0)
+        about = {"n": 360, "measures": [loss], "batchnorm": batchnorm[0], "batchnorm_choices": batchnorm}
+        self.problems = {name: SimpleNamespace(**about) for name in problems}
+        self._checkpoints = tuple(checkpoints)
+
+    def checkpoint_names(self, problem):
+        return self._checkpoints
+
+
+def chromium():
+    """The browser's path; without one, skip with the reason, or fail where CI is set."""
+    names = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
+    for name in filter(None, names):
+        if path := shutil.which(name):
+            return path
+    reason = "no Chromium: install it, or name it in the environment variable CHROMIUM"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    return pytest.skip(reason)

@@ -1,0 +1,580 @@
+"""State, scales, views and words as objects, without a browser."""
+
+import json
+import sys
+import time
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import numpy as np
+import panel as pn
+import pytest
+from conftest import PAYLOAD, FakeProject, line_result, plane_result
+
+from analysis import LandscapeError, Problem, Project
+from landscape_app import picture, words
+from landscape_app.controls import SliceControls
+from landscape_app.curve import Curve
+from landscape_app.explorer import Explorer
+from landscape_app.heatmap import Heatmap, label_place
+from landscape_app.jobs import JobState, Runner, Snapshot
+from landscape_app.pages import PAGES
+from landscape_app.pages.surface import SurfacePage
+from landscape_app.request import SLICES, Request
+from landscape_app.runpanel import RunPanel
+from landscape_app.scales import Scale, linear_ticks, log_ticks, tick_label
+from landscape_app.session import Session
+from landscape_app.state import State
+from landscape_app.text import coordinate, duration, explain, number, percent, text
+
+# ---- scales ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "expected"),
+    [
+        (0.021, 9.3, [0.05, 0.1, 0.2, 0.5, 1, 2, 5]),
+        (0.1, 1.0, [0.1, 0.2, 0.5, 1.0]),
+        (1.1, 1.9, [1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9]),
+        (1e-6, 1e4, [1e-6, 1e-4, 1e-2, 1, 1e2, 1e4]),
+    ],
+)
+def test_log_ticks_are_round_numbers_in_the_range(least, most, expected):
+    assert log_ticks(least, most) == expected
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "expected"),
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (-0.3, 0.31, [-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3]),
+        (3.0, 3.0, [3.0]),
+    ],
+)
+def test_linear_ticks_are_round_numbers_in_the_range(least, most, expected):
+    assert linear_ticks(least, most) == expected
+
+
+def test_a_log_scale_puts_values_at_their_logarithm_and_nowhere_without_one():
+    scale = Scale.of(np.array([[0.01, 100.0], [np.nan, -3.0]]), log=True)
+    assert (scale.low, scale.high) == (-2.0, 2.0)
+    np.testing.assert_array_equal(scale.position([0.01, 0.0, -1.0, np.nan]), [-2.0, np.nan, np.nan, np.nan])
+    assert scale.labels[0.0] == "1"
+
+
+@pytest.mark.parametrize("values", [np.full((2, 2), np.nan), np.full((2, 2), 3.0), np.array([[np.inf, 1.0]])])
+@pytest.mark.parametrize("log", [True, False])
+def test_a_scale_has_an_extent_whatever_the_values(values, log):
+    scale = Scale.of(values, log)
+    assert np.isfinite([scale.low, scale.high]).all()
+    assert scale.low < scale.high
+
+
+def test_a_log_scale_of_values_without_a_logarithm_is_linear():
+    assert not Scale.of(np.array([-1.0, 0.0]), log=True).log
+
+
+def test_tick_labels():
+    assert [tick_label(v) for v in (0.05, 200, 1e5, 2e-6, 0, -0.5)] == [
+        "0.05",
+        "200",
+        "10⁵",
+        "2·10⁻⁶",
+        "0",
+        "−0.5",
+    ]
+
+
+# ---- text ------------------------------------------------------------------------------------------------
+
+
+def test_numbers_for_people():
+    assert [number(v) for v in (0.02134, -1.5, np.nan, np.inf)] == ["0.0213", "−1.5", "NaN", "∞"]
+    assert [duration(s) for s in (0.42, 38.2, 200, 7500)] == ["0.4 s", "38 s", "3 min 20 s", "2 h 05 min"]
+    assert percent(0.00842) == "0.84 %"
+    assert [coordinate(v) for v in (-1.3e-10, 1.00000001)] == ["0", "1"]
+
+
+def test_errors_in_words():
+    assert explain(LandscapeError("Do this.")) == ("Do this.", "")
+    reason, details = explain(KeyError("weight"))
+    assert reason == "KeyError: 'weight'"
+    assert "KeyError" in details
+    assert "memory" in explain(MemoryError())[0]
+
+
+# ---- pictures --------------------------------------------------------------------------------------------
+
+
+def test_every_metric_and_class_can_be_shown():
+    assert picture.metrics(plane_result()) == {
+        "Loss (cross entropy)": "loss",
+        "Accuracy": "accuracy",
+        "Loss of each class, class 0": "per_class[0]",
+        "Loss of each class, class 1": "per_class[1]",
+    }
+    ds = plane_result()
+    one = picture.metric(ds, "per_class[1]")
+    np.testing.assert_array_equal(one.values, 2 * ds["loss"].values)
+    np.testing.assert_array_equal(one.samples, 2 * ds["sample_loss"].values)
+    assert np.isnan(picture.at_checkpoints(ds, picture.metric(ds, "accuracy"))).all()
+
+
+def drawn(ds, key="loss", log=False):
+    heatmap = Heatmap()
+    heatmap.draw(ds, picture.metric(ds, key), log, "viridis")
+    return heatmap
+
+
+def test_a_plane_is_drawn_the_right_way_round_with_cells_around_their_points():
+    ds = plane_result()  # 10 a + b + 20 on a 5 × 4 grid
+    heatmap = drawn(ds)
+    image = heatmap.image.data
+    raw = image["raw"][0]
+    assert raw.shape == (5, 4)
+    assert raw[0, 3] - raw[0, 0] == pytest.approx(20)  # a runs along the columns
+    assert raw[4, 0] - raw[0, 0] == pytest.approx(2)  # b along the rows, upwards
+    width, height = 2 / 3, 2 / 4
+    assert image["x"][0] == pytest.approx(-1 - width / 2)
+    assert image["dw"][0] == pytest.approx(2 + width)
+    assert image["y"][0] == pytest.approx(0 - height / 2)
+    assert image["dh"][0] == pytest.approx(2 + height)
+    assert (heatmap.figure.x_range.start, heatmap.figure.x_range.end) == (-1, 1)
+    assert heatmap.figure.xaxis[0].axis_label == "a: direction a [filter norms]"
+
+
+def test_a_change_of_scale_mutates_the_one_mapper_and_keeps_raw_values_for_the_hover():
+    ds = plane_result()
+    heatmap = drawn(ds)
+    mapper, ticker = heatmap.mapper, heatmap.bar.ticker
+    assert (mapper.low, mapper.high) == pytest.approx((10, 32))
+    heatmap.draw(ds, picture.metric(ds, "loss"), True, "cividis")
+    assert heatmap.mapper is mapper
+    assert heatmap.bar.ticker is ticker
+    assert (mapper.low, mapper.high) == pytest.approx((1, np.log10(32)))
+    np.testing.assert_allclose(ticker.ticks, np.log10([10, 20, 30]))
+    assert list(heatmap.bar.major_label_overrides.values()) == ["10", "20", "30"]
+    np.testing.assert_allclose(heatmap.image.data["image"][0], np.log10(ds["loss"].values), rtol=1e-6)
+    np.testing.assert_allclose(heatmap.image.data["raw"][0], ds["loss"].values, rtol=1e-6)
+    assert heatmap.bar_title.text == "Loss (cross entropy) [nats]"
+
+
+def test_unknown_cells_stay_empty_and_contours_wait_for_the_whole_picture():
+    values = plane_result()["loss"].values.copy()
+    values[2:] = np.nan
+    heatmap = drawn(plane_result(values, status="running"))
+    assert np.isnan(heatmap.image.data["image"][0][2:]).all()
+    assert heatmap.contours.data["xs"] == []
+    assert heatmap.image.data["computed"][0][:2].all()
+    assert not heatmap.image.data["computed"][0][2:].any()
+    assert drawn(plane_result()).contours.data["xs"]
+
+
+def test_contours_lie_at_the_ticks_of_the_colour_bar():
+    ds = plane_result(shape=(21, 21))
+    heatmap = drawn(ds)
+    for xs, ys in zip(heatmap.contours.data["xs"], heatmap.contours.data["ys"], strict=True):
+        level = 10 * xs + ys + 20
+        assert np.ptp(level) < 1e-9
+        assert np.min(np.abs(np.array(heatmap.bar.ticker.ticks) - level[0])) < 1e-9
+    for x, y, label in zip(*(heatmap.contour_labels.data[c] for c in ("x", "y", "text")), strict=True):
+        assert float(label) == pytest.approx(10 * x + y + 20)
+
+
+def test_a_contour_label_lies_along_its_line_and_reads_from_the_left():
+    line = np.stack([np.linspace(1, 0, 50), np.linspace(0, 1, 50)], -1)
+    x, y, angle = label_place([line], (0, 1), (0, 1))
+    assert x + y == pytest.approx(1)
+    assert angle == pytest.approx(-np.pi / 4)
+    assert label_place([line[:3]], (0, 1), (0, 1)) is None
+
+
+def test_a_loss_that_is_not_finite_is_marked_where_it_was_evaluated():
+    values = plane_result()["loss"].values.copy()
+    values[0, 3] = np.inf
+    heatmap = drawn(plane_result(values))
+    assert (list(heatmap.lost.data["x"]), list(heatmap.lost.data["y"])) == ([1.0], [0.0])
+    assert heatmap.lost.data["text"] == ["Loss (cross entropy) = inf"]
+    assert len(heatmap.samples.data["x"]) == values.size - 1
+    assert heatmap.mapper.high == pytest.approx(np.max(values[np.isfinite(values)]))
+
+
+def test_checkpoints_say_their_own_loss_and_how_far_off_they_are():
+    markers = drawn(plane_result()).markers.data
+    assert markers["name"] == ["one", "two"]
+    assert markers["true"] == ["Loss 0.25", "Loss 1.25"]
+    assert markers["residual"] == ["in the slice", "1 off the slice"]
+    assert markers["align"] == ["left", "right"]  # the label of one near the edge turns inwards
+
+
+@pytest.mark.parametrize(("equal", "ratio"), [(1, 1.0), (0, 1.0)])
+def test_cells_keep_their_aspect(equal, ratio):
+    assert drawn(plane_result(equal_aspect=equal)).figure.tags == [ratio]
+    wide = plane_result(equal_aspect=equal).assign_coords(a=np.linspace(-2, 2, 4))
+    assert drawn(wide).figure.tags == [0.5 if equal else 1.0]
+
+
+def test_a_line_has_a_band_of_one_standard_error_and_its_evaluated_points():
+    ds = line_result()
+    curve = Curve()
+    curve.draw(ds, picture.metric(ds, "loss"), log=False)
+    data = curve.line.data
+    np.testing.assert_allclose(data["high"] - data["y"], 0.1)
+    np.testing.assert_allclose(data["y"] - data["low"], 0.1)
+    np.testing.assert_allclose(curve.samples.data["y"], 1 + ds["t"].values ** 2)
+    assert list(curve.markers.data["y"]) == [0.25, 1.25]
+    curve.draw(ds, picture.metric(ds, "loss"), log=True)
+    np.testing.assert_allclose(curve.line.data["y"], np.log10(1 + ds["t"].values ** 2))
+    np.testing.assert_allclose(curve.line.data["raw"], 1 + ds["t"].values ** 2)
+
+
+def test_the_band_reaches_the_bottom_where_a_log_scale_has_no_place_for_its_lower_edge():
+    ds = line_result(np.array([0.05, 0.5, 1.0]), points=3)
+    curve = Curve()
+    curve.draw(ds, picture.metric(ds, "loss"), log=True)
+    assert curve.line.data["low"][0] < curve.figure.y_range.start
+    assert curve.line.data["low"][1] == pytest.approx(np.log10(0.4))
+
+
+# ---- state -----------------------------------------------------------------------------------------------
+
+
+def test_a_request_holds_only_what_matters_for_its_slice():
+    state = State(FakeProject())
+    assert state.request() == Request("digits", "random-plane", ("one",), batchnorm="none")
+    state.param.update(slice="plane", seed=3)
+    assert state.request().checkpoints == ("one", "two")
+    assert state.request().seed == 3
+    state.third = "three"
+    assert state.request().checkpoints == ("one", "two", "three")
+    assert state.request().seed == 0  # no random direction is left
+    state.param.update(slice="line", fit_extent=False, extent_a=(-0.5, 1.5))
+    assert state.request().extent == ((-0.5, 1.5),)
+
+
+def test_a_result_is_stale_while_the_choices_differ_from_those_it_was_computed_for():
+    state = State(FakeProject())
+    state.param.update(result=plane_result(), computed=state.request())
+    assert not state.stale
+    state.seed = 1
+    assert state.stale
+    state.seed = 0
+    assert not state.stale
+    state.metric = "accuracy"  # appearance changes nothing
+    assert not state.stale
+
+
+def test_another_problem_keeps_the_choices_that_it_has_too_although_widgets_listen():
+    state = State(FakeProject())
+    controls = SliceControls(state)
+    state.param.update(slice="plane", second="three")
+    state.problem = "letters"
+    assert (state.first, state.second, state.third) == ("one", "three", "")
+    assert state.slice == "plane"
+    assert controls.fields["second"].visible
+
+
+def test_slices_that_need_more_checkpoints_than_there_are_are_not_offered():
+    state = State(FakeProject(checkpoints=("only",)))
+    assert list(state.param.slice.objects) == ["random-plane", "random-line"]
+
+
+def test_a_metric_that_the_next_result_lacks_gives_way_to_the_loss():
+    state = State(FakeProject())
+    state.result = plane_result()
+    state.metric = "per_class[1]"
+    state.result = plane_result().drop_vars(["per_class", "per_class_se"])
+    assert state.metric == "loss"
+
+
+def test_each_metric_keeps_its_own_scale_at_first_the_one_that_suits_it():
+    state = State(FakeProject())
+    state.result = plane_result(np.geomspace(0.01, 10, 20).reshape(5, 4))
+    assert state.log_scale
+    state.metric = "accuracy"
+    assert not state.log_scale
+    state.metric = "per_class[0]"
+    assert state.log_scale
+    state.log_scale = False
+    state.metric = "loss"
+    assert state.log_scale
+    state.metric = "per_class[0]"
+    assert not state.log_scale
+
+
+def test_an_extent_that_is_changed_by_hand_starts_from_the_one_shown():
+    state = State(FakeProject())
+    state.result = plane_result()
+    state.fit_extent = False
+    assert (state.extent_a, state.extent_b) == ((-1.0, 1.0), (0.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "third", "visible", "labels"),
+    [
+        ("random-plane", "", {"first", "seed"}, ["Checkpoint"]),
+        ("line", "", {"first", "second"}, ["From", "To"]),
+        ("plane", "", {"first", "second", "third", "seed"}, ["First", "Second", "Third"]),
+        ("plane", "three", {"first", "second", "third"}, ["First", "Second", "Third"]),
+    ],
+)
+def test_only_the_choices_that_matter_are_shown(kind, third, visible, labels):
+    state = State(FakeProject())
+    controls = SliceControls(state)
+    state.param.update(slice=kind, third=third)
+    names = ("first", "second", "third", "seed")
+    assert {n for n in names if controls.fields[n].visible} == visible
+    assert [state.param[n].label for n in names[:3] if controls.fields[n].visible] == labels
+    assert not controls.fields["batchnorm"].visible
+
+
+def test_batchnorm_is_asked_for_only_where_there_is_such_a_layer():
+    state = State(FakeProject(batchnorm=("recalibrated", "frozen", "batch")))
+    assert SliceControls(state).fields["batchnorm"].visible
+    assert state.request().batchnorm == "recalibrated"
+
+
+# ---- words -----------------------------------------------------------------------------------------------
+
+
+def said(state):
+    message = words.message(state)
+    return message.tone, message.title, message.body
+
+
+def test_every_state_of_a_job_has_words():
+    state = State(FakeProject())
+    assert said(state) == (
+        "calm",
+        "Ready",
+        "At most 10,201 points, fewer where the surface is smooth, each on 360 samples.",
+    )
+    done, part = plane_result(), plane_result(status="running")
+    expected = [
+        (Snapshot(JobState.QUEUED), "Waiting", "Queued behind another computation"),
+        (Snapshot(JobState.RUNNING), "Starting", "Loading the checkpoints"),
+        (
+            Snapshot(JobState.RUNNING, part, eta=12.0),
+            "Refining",
+            "20 of 20 evaluations in this pass · about 12 s left",
+        ),
+        (Snapshot(JobState.CANCELLING, part), "Stopping", "finishes first"),
+        (Snapshot(JobState.CANCELLED, part, elapsed=3.0), "Cancelled", "20 evaluations gave in 3.0 s"),
+        (Snapshot(JobState.CANCELLED), "Cancelled", "Nothing had been computed"),
+        (
+            Snapshot(JobState.DONE, done, elapsed=3.0),
+            "Done",
+            "20 evaluations in 3.0 s; interpolation error 0.4 %",
+        ),
+        (Snapshot(JobState.FAILED, reason="It broke."), "This did not work", "It broke."),
+    ]
+    for job, title, body in expected:
+        state.job = job
+        assert said(state)[1] == title
+        assert body in said(state)[2]
+
+
+def test_the_summary_says_the_extremes_and_where_they_are():
+    ds = plane_result()
+    assert words.summary(ds, picture.metric(ds, "loss")) == (
+        "Loss (cross entropy) [nats]: least 10 ± 0.1 at a = −1, b = 0; most 32 ± 0.1 at a = 1, b = 2."
+    )
+
+
+def test_until_the_picture_is_whole_the_summary_speaks_of_evaluated_points():
+    values = plane_result()["loss"].values.copy()
+    values[0, 0] = np.nan  # the least value is not known yet
+    ds = plane_result(values, status="running")
+    ds["sample_loss"][:] = np.where(np.arange(20) == 7, 5.0, np.nan)
+    said = words.summary(ds, picture.metric(ds, "loss"))
+    assert "least 5 at a = 1, b = 0.5;" in said
+    assert said.endswith("19 evaluated points not finite.")
+
+
+def test_the_caption_states_the_conditions_that_a_figure_must_print():
+    title, conditions = words.caption(plane_result())
+    assert title == "Plane at one"
+    assert conditions == "digits · 360 samples · seed 7 · BatchNorm statistics recalibrated at each point"
+
+
+def test_provenance_is_listed_whole():
+    rows = words.provenance_rows(json.loads(plane_result().attrs["provenance"]))
+    assert (0, "problem", "digits") in rows
+    assert (1, "sha256", "a" * 64) in rows
+    assert (0, "checkpoint 2", "") in rows
+    assert (1, "name", "two") in rows
+    assert (0, "extent", "(−1, 1)") in rows
+
+
+# ---- views -----------------------------------------------------------------------------------------------
+
+
+def test_one_button_at_a_time():
+    state = State(FakeProject())
+    panel = RunPanel(state)
+    assert (panel.compute.visible, panel.cancel.visible) == (True, False)
+    state.job = Snapshot(JobState.RUNNING)
+    assert (panel.compute.visible, panel.cancel.visible) == (False, True)
+    assert 'role="progressbar"' in panel.progress.object
+    state.job = Snapshot(JobState.RUNNING, plane_result(status="running"), version=1, progress=0.5)
+    assert 'aria-valuenow="50"' in panel.progress.object
+    state.job = Snapshot(JobState.FAILED, reason="It broke.", details="line 1")
+    assert panel.compute.visible
+    assert panel.trouble.visible
+    assert "It broke." in panel.trouble.object
+    assert "<details>" in panel.trouble.object
+    state.job = Snapshot(JobState.DONE, plane_result())
+    assert not panel.trouble.visible
+
+
+def test_a_stale_picture_has_a_badge_and_stays():
+    state = State(FakeProject())
+    page = SurfacePage(state)
+    state.param.update(result=plane_result(), computed=state.request(), job=Snapshot(JobState.DONE, plane_result()))
+    before = page.heatmap.image.data
+    assert "badge" not in page.run_panel.headline.object
+    state.seed = 5
+    assert "badge" in page.run_panel.headline.object
+    assert page.heatmap.image.data is before
+
+
+def test_the_page_draws_planes_and_lines_in_the_figures_it_made_at_first():
+    state = State(FakeProject())
+    page = SurfacePage(state)
+    assert page.veil.visible
+    assert "No surface yet" in page.veil.object
+    assert not page.findings.view.visible
+    state.result = plane_result()
+    assert not page.veil.visible
+    assert (page.heat_box.visible, page.curve_box.visible) == (True, False)
+    assert page.findings.view.visible
+    figure = page.heatmap.figure
+    state.result = line_result()
+    assert (page.heat_box.visible, page.curve_box.visible) == (False, True)
+    assert not page.look_controls.fields["palette"].visible
+    state.result = plane_result()
+    assert page.heatmap.figure is figure
+    state.metric = "per_class[1]"
+    assert page.heatmap.bar_title.text == "Loss of each class, class 1 [nats]"
+    state.param.update(show_contours=False, show_samples=True)
+    assert not page.heatmap.contour_lines.visible
+    assert page.heatmap.sample_dots.visible
+
+
+def test_the_result_can_be_downloaded(tmp_path):
+    state = State(FakeProject())
+    page = SurfacePage(state)
+    state.result = plane_result()
+    assert page.findings.download.filename == "plane-at-one.nc"
+    file = tmp_path / "x.nc"
+    file.write_bytes(page.findings.download.callback().read())
+    from analysis import load
+
+    np.testing.assert_array_equal(load(file)["loss"].values, plane_result()["loss"].values)
+
+
+def everything_shown(view):
+    return "".join(str(pane.object) for pane in view.select(pn.pane.HTML))
+
+
+def test_names_and_messages_that_others_wrote_are_text_never_html():
+    assert text(PAYLOAD) == "&lt;img src=x onerror=window.pwned=1&gt;"
+    state = State(FakeProject(problems=(PAYLOAD,), checkpoints=(PAYLOAD, "two")))
+    page = SurfacePage(state)
+    shown = [everything_shown(page.view)]  # the promise names the problem and the checkpoint
+    ds = plane_result(names=(PAYLOAD, "two"), provenance=plane_result(names=(PAYLOAD, "two")).attrs["provenance"])
+    state.param.update(result=ds, computed=state.request())
+    state.job = Snapshot(JobState.FAILED, ds, reason=PAYLOAD, details=PAYLOAD)
+    shown.append(everything_shown(page.view))
+    for html in shown:
+        assert PAYLOAD not in html
+        assert html.count(text(PAYLOAD)) >= 2
+    assert shown[1].count(text(PAYLOAD)) >= 6  # title, list, provenance, reason, details ...
+
+
+# ---- the whole explorer on a small real model ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def project():
+    import torch
+
+    torch.manual_seed(0)
+    models = [torch.nn.Linear(3, 2) for _ in range(3)]
+    data = (torch.randn(20, 3), torch.randint(0, 2, (20,)))
+    checkpoints = {f"m{i}": model for i, model in enumerate(models)}
+    return Project(Problem(models[0], "cross_entropy", data, name="small"), checkpoints)
+
+
+def wait(session):
+    until = time.monotonic() + 60
+    while not session.state.job.state.final:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+        session.poll()
+
+
+@pytest.mark.parametrize("kind", list(SLICES))
+def test_each_slice_is_computed_and_drawn(project, kind):
+    explorer = Explorer(project)
+    state = explorer.state
+    state.param.update(slice=kind, resolution=51)
+    state.compute = True
+    wait(explorer.session)
+    assert state.job.state is JobState.DONE, state.job.reason
+    assert state.result.attrs["status"] != "running"
+    assert state.computed == state.request()
+    assert picture.dims(state.result) == SLICES[kind].dims
+    assert list(state.result["marker_name"].values) == list(state.request().checkpoints)
+
+
+def test_the_explorer_takes_a_problem_and_checkpoints(project):
+    problem = project.problems["small"]
+    explorer = Explorer(problem, {"start": problem.model, "end": problem.model})
+    assert list(explorer.state.param.first.objects) == ["start", "end"]
+    assert isinstance(explorer.__panel__(), pn.viewable.Viewable)
+
+
+def test_the_same_checkpoint_twice_is_an_error_in_words(project):
+    explorer = Explorer(project)
+    explorer.state.param.update(slice="line", second="m0")
+    explorer.state.compute = True
+    wait(explorer.session)
+    assert explorer.state.job.state is JobState.FAILED
+    assert "different checkpoints" in explorer.state.job.reason
+
+
+def test_a_second_compute_while_one_runs_is_ignored_and_cancel_stops_it(project):
+    state, runner = State(project), Runner(workers=1)
+    session = Session(state, runner)
+    state.param.update(resolution=201, tolerance=0.0)
+    state.compute = True
+    first = session._job
+    state.compute = True
+    assert session._job is first
+    state.cancel = True
+    wait(session)
+    assert state.job.state is JobState.CANCELLED
+    runner.close()
+
+
+def test_every_page_keeps_the_contract():
+    for page in PAGES:
+        assert isinstance(page.title, str)
+        assert isinstance(page.needs, int)
+        assert isinstance(page.build(State(FakeProject())), pn.viewable.Viewable)
+
+
+# ---- the house -------------------------------------------------------------------------------------------
+
+APP = Path(__file__).parent.parent / "landscape_app"
+
+
+def test_only_the_dashboard_imports_the_page_shell():
+    users = [file.name for file in APP.rglob("*.py") if "import panel_material_ui" in file.read_text()]
+    assert users == ["main.py"]
+
+
+def test_no_module_hides_a_package_while_the_dashboard_is_served_from_its_folder():
+    taken = set(sys.stdlib_module_names) | set(packages_distributions())
+    assert {file.stem for file in APP.iterdir()} & taken <= {"__init__", "__pycache__"}
