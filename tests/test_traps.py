@@ -446,3 +446,98 @@ def test_a_job_in_a_thread_leaves_the_callers_random_numbers_alone():
     worker.join()
     assert drawn == expected
     assert Replica(problem).measure() is not None
+
+
+# --- mutants that once survived ----------------------------------------------------------------------------
+
+
+def test_the_data_digest_sees_order_keys_and_every_value():
+    def digest(data):
+        return Problem(Plain(), lambda model, batch: model(batch["x"]).mean(), [data]).data.digest
+
+    x = X.clone()
+    x[[0, 1]] = x[[1, 0]]
+    digests = {digest(d) for d in ({"x": X, "z": Y}, {"x": x, "z": Y}, {"x": X, "y": Y}, {"x": X, "z": Y, "s": 1.0})}
+    assert len(digests) == 4
+
+
+def test_the_code_digest_sees_an_edited_file(tmp_path):
+    import importlib.util
+
+    from analysis.provenance import code_digest
+
+    digests = set()
+    for body in ("(o - t).mean()", "(o + t).mean()"):
+        path = tmp_path / "edited.py"
+        path.write_text(f"def loss(o, t):\n    return {body}\n")
+        spec = importlib.util.spec_from_file_location("edited", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        digests.add(code_digest(module.loss))
+    assert len(digests) == 2
+    names = {}
+    for name in ("cross_entropy", "nll_loss"):
+        exec(f"loss = lambda o, t: F.{name}(o, t)", {"F": F}, names)
+        digests.add(code_digest(names["loss"]))
+    assert len(digests) == 4
+
+
+def test_filters_of_gpt2s_transposed_linear_layer():
+    class Conv1D(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 3))
+
+    axis = Line.random(Checkpoint.of(Conv1D())).axes[0]
+    own = axis.weights.structure.entries["weight"]
+    assert own.to_filters(axis.weights["weight"]).shape == (3, 4)
+
+
+def test_oblique_axes_are_refused():
+    from analysis.subspace import Axis
+
+    point = Problem(mlp(), "cross_entropy", (X, Y)).checkpoint()
+    one, two = (Line.random(point, seed=s).axes[0].weights for s in (0, 1))
+    bent = one + two
+    with pytest.raises(LandscapeError, match="oblique: cos = 0.7"):
+        Plane(point, (Axis(one, "1", "", one.norm()), Axis(bent, "2", "", bent.norm())), (point,), "bent")
+
+
+def test_the_first_level_has_square_cells():
+    problem = Problem(mlp(), "cross_entropy", (X, Y))
+    ds = next(iter(surface(problem, Plane.random(problem.checkpoint()), extent=((-4, 4), (-1, 1)))))
+    for ds in surface(problem, Plane.random(problem.checkpoint()), extent=((-4, 4), (-1, 1))):
+        if ds.sizes["sample"] >= 15:
+            break
+    first = {(float(a), float(b)) for a, b in zip(ds.sample_a[:27], ds.sample_b[:27], strict=True)}
+    assert len({a for a, _ in first}) > 2 * len({b for _, b in first})
+
+
+def test_a_network_that_returns_nan_is_not_right_by_accident():
+    x = X.clone()
+    x[Y == 0] = torch.nan
+    model = mlp()
+    found = Problem(model, "cross_entropy", (x, Y), metrics=["accuracy", "loss_per_class"]).measure()
+    good = Y != 0
+    with torch.no_grad():
+        hits = (model(X[good]).argmax(1) == Y[good]).sum()
+        one = F.cross_entropy(model(X[Y == 1]), Y[Y == 1]).item()
+    assert found["accuracy"][0] == pytest.approx(float(hits) / 60)
+    assert np.isnan(found["loss"][0])
+    assert found["loss_per_class"][0][1] == pytest.approx(one, rel=1e-6)
+
+
+def test_the_callers_gradients_are_not_kept_in_the_copy():
+    model = mlp()
+    model(X).sum().backward()
+    problem = Problem(model, "cross_entropy", (X, Y))
+    assert all(p.grad is None for p in problem.model.parameters())
+
+
+def test_the_logarithm_is_chosen_where_it_predicts_better():
+    from test_surface import drawn, last
+
+    problem, plane = drawn(lambda u, v: torch.exp(4 * u + 3 * v * v), dtype=torch.float64)
+    ds = last(surface(problem, plane))
+    assert ds.loss.attrs["interpolation"] == "cubic spline of the logarithm"
+    assert float(np.abs(np.log(ds.loss) - (4 * ds.a + 3 * ds.b**2)).max()) < 1e-6
