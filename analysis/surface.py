@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from scipy.stats import qmc
 
 from .errors import LandscapeError
 from .evaluate import YIELD_SECONDS, Evaluator, Rows, Strategy, store
+from .grids import SampleGrid, spread
 from .interpolation import CUBIC, CUBIC_LOG, LINEAR, Method, candidates, disagreement
 from .losses import Measure
 from .problem import Problem
@@ -87,64 +88,6 @@ def _valid_resolution(subspace: Subspace, resolution: int | Sequence[int]) -> tu
     return tuple(int(n) for n in shape)
 
 
-class _Grid:
-    """Samples on a grid of nodes: metrics [*nodes, ...].
-
-    `known` marks evaluated nodes; the others hold predictions if the grid is `filled`, NaN otherwise.
-    """
-
-    def __init__(self, extent: Extent, shape: Sequence[int], filled: bool = False):
-        # symmetric in the ends, so that an extent symmetric about 0 has a node at exactly 0
-        self.nodes = tuple(
-            (low * np.arange(n - 1, -1, -1) + high * np.arange(n)) / (n - 1)
-            for (low, high), n in zip(extent, shape, strict=True)
-        )
-        self.shape = tuple(shape)
-        self.size = int(np.prod(shape))
-        self.known = np.zeros(self.shape, dtype=bool)
-        self.filled = filled
-        self._flat: Rows = {}
-
-    def coordinates(self, where: np.ndarray) -> np.ndarray:
-        """Coordinates [points, axes] of the nodes of a mask, in C order."""
-        return np.stack([axis[where] for axis in np.meshgrid(*self.nodes, indexing="ij")], -1)
-
-    def store(self, where: np.ndarray, rows: Rows) -> None:
-        """Write rows at flat node numbers [points]."""
-        store(self._flat, self.size, where, rows)
-        self.known.reshape(-1)[where] = True
-
-    @property
-    def rows(self) -> Rows:
-        """Each metric's means and standard errors, [*nodes, ...]."""
-        shaped = lambda values: values.reshape(*self.shape, *values.shape[1:])  # noqa: E731
-        return {name: (shaped(means), shaped(errors)) for name, (means, errors) in self._flat.items()}
-
-    def halved(self, extent: Extent, methods: Mapping[str, Method]) -> _Grid:
-        """The next nested grid: what was evaluated here, and predictions everywhere else."""
-        finer = _Grid(extent, [2 * n - 1 for n in self.shape], filled=True)
-        for name, (means, errors) in self.rows.items():
-            means, errors = methods[name](self.nodes, means, finer.nodes), LINEAR(self.nodes, errors, finer.nodes)
-            flat = (finer.size, *means.shape[len(self.shape) :])
-            finer._flat[name] = means.reshape(flat), errors.reshape(flat)
-        evaluated = np.flatnonzero(self.known)
-        numbers = np.arange(finer.size).reshape(finer.shape)[_even(finer.shape)].reshape(-1)[evaluated]
-        finer.store(numbers, {n: (m[evaluated], e[evaluated]) for n, (m, e) in self._flat.items()})
-        return finer
-
-
-def _even(shape: Sequence[int]) -> tuple[slice, ...]:
-    """Where the nodes of a grid lie in the next nested one, of the given shape."""
-    return tuple(slice(0, n, 2) for n in shape)
-
-
-def _spread(coarse: np.ndarray) -> np.ndarray:
-    """Values of a grid's nodes on the next nested grid: each node takes the largest of those next to it."""
-    finer = np.zeros([2 * n - 1 for n in coarse.shape])
-    finer[_even(finer.shape)] = coarse
-    return maximum_filter(finer, size=3)
-
-
 class _Surface:
     """One run: what has been sampled, and how to show it.
 
@@ -163,7 +106,7 @@ class _Surface:
         self.problem, self.subspace = problem, subspace
         self.recalled = _recalled(problem, subspace, resume) if resume is not None else None
         self.extent, self.tolerance = extent, tolerance
-        self.picture = _Grid(extent, shape)
+        self.picture = SampleGrid(extent, shape)
         self.methods: dict[str, Method] = {}
         self.disagreements: dict[str, list[float]] = {m.name: [] for m in problem.measures}
         self.errors = {m.name: np.nan for m in problem.measures}
@@ -184,7 +127,7 @@ class _Surface:
             tolerance=self.tolerance,
         )
         yield from self._measure_markers()
-        level = _Grid(self.extent, self._coarsest())
+        level = SampleGrid(self.extent, self._coarsest())
         self.suspect = np.full(level.shape, np.inf)
         if dense or level.size >= self.picture.size:
             yield from self._fill(self.picture, np.ones(self.picture.shape, dtype=bool), None)
@@ -194,7 +137,7 @@ class _Surface:
         level.filled = True
         for number in itertools.count(1):
             finer = level.halved(self.extent, {m.name: self._method(m, level) for m in self.problem.measures})
-            wanted = _spread(self.suspect > self.tolerance) > 0 if number > SURE_LEVEL else np.ones(finer.shape, bool)
+            wanted = spread(self.suspect > self.tolerance) > 0 if number > SURE_LEVEL else np.ones(finer.shape, bool)
             wanted &= ~finer.known
             region = self._about_suspects(level) if number > SURE_LEVEL else ~self.picture.known
             if wanted.sum() >= region.sum() or self._hopeless(finer):
@@ -225,20 +168,20 @@ class _Surface:
         cells = COARSEST_CELLS[len(lengths)] * lengths / np.exp(np.log(lengths).mean())
         return [int(np.clip(round(c), 2, 16)) + 1 for c in cells]
 
-    def _about_suspects(self, level: _Grid) -> np.ndarray:
+    def _about_suspects(self, level: SampleGrid) -> np.ndarray:
         """The points of the picture that the newest level does not vouch for."""
         nearest = (
             np.abs(have[:, None] - want).argmin(0) for have, want in zip(level.nodes, self.picture.nodes, strict=True)
         )
         return (maximum_filter(self.suspect, size=3) > self.tolerance)[np.ix_(*nearest)]
 
-    def _hopeless(self, finer: _Grid) -> bool:
+    def _hopeless(self, finer: SampleGrid) -> bool:
         """Whether refining would go below the spacing of the picture, or has stopped to help."""
         history = self.disagreements["loss"][-2:]
         rough = len(self.disagreements["loss"]) > SURE_LEVEL + 1 and history[-1] > 0.7 * history[0]
         return rough or any(n > 2 * m for n, m in zip(finer.shape, self.picture.shape, strict=True))
 
-    def _fill(self, grid: _Grid, wanted: np.ndarray, shown: _Grid | None) -> Iterator[xr.Dataset]:
+    def _fill(self, grid: SampleGrid, wanted: np.ndarray, shown: SampleGrid | None) -> Iterator[xr.Dataset]:
         numbers, coordinates = self._recall(grid, np.flatnonzero(wanted), grid.coordinates(wanted))
         planned = self.evaluator.evaluations + len(numbers)
         for place, rows in self.evaluator.chunks(coordinates):
@@ -246,7 +189,7 @@ class _Surface:
             self.chunks.append((coordinates[place], rows))
             yield self._dataset(shown if shown is not None else grid, planned, "running")
 
-    def _check(self, level: _Grid) -> Iterator[xr.Dataset]:
+    def _check(self, level: SampleGrid) -> Iterator[xr.Dataset]:
         """Look between the nodes, once: the picture against the loss at scattered points.
 
         Nested grids share their symmetries with periodic losses, and agree with each other on what they miss.
@@ -275,7 +218,7 @@ class _Surface:
                 self.suspect[near] = np.maximum(self.suspect[near], miss)
         self.errors["loss"] = float(self.suspect.max())
 
-    def _recall(self, grid: _Grid, numbers: np.ndarray, coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _recall(self, grid: SampleGrid, numbers: np.ndarray, coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Take what an earlier run evaluated; the nodes that are left to evaluate."""
         if self.recalled is None or not len(numbers):
             return numbers, coordinates
@@ -288,7 +231,7 @@ class _Surface:
             self.chunks.append((coordinates[same], taken))
         return numbers[~same], coordinates[~same]
 
-    def _compare(self, coarse: _Grid, fine: _Grid, new: np.ndarray) -> dict[str, tuple[Method, np.ndarray]]:
+    def _compare(self, coarse: SampleGrid, fine: SampleGrid, new: np.ndarray) -> dict[str, tuple[Method, np.ndarray]]:
         """The method that predicts the new samples of each metric best, and by how much it fails at each."""
         found = {}
         for measure in self.problem.measures:
@@ -315,7 +258,7 @@ class _Surface:
             self.methods[name] = method
             self.errors[name] = worst * gain
             if name == "loss":
-                kept = np.where(maximum_filter(new, size=3), 0.0, _spread(self.suspect))
+                kept = np.where(maximum_filter(new, size=3), 0.0, spread(self.suspect))
                 self.suspect = np.maximum(kept, maximum_filter(failures * gain, size=3))
                 self.errors[name] = float(self.suspect.max())
 
@@ -352,7 +295,7 @@ class _Surface:
         variables["marker_residual"] = "marker", np.array([residual for _, residual in spots]), attrs
         return variables
 
-    def _dataset(self, shown: _Grid | None, planned: int, status: str) -> xr.Dataset:
+    def _dataset(self, shown: SampleGrid | None, planned: int, status: str) -> xr.Dataset:
         names = self.subspace.names
         samples = self._samples()
         done = self.evaluator.evaluations
@@ -379,7 +322,7 @@ class _Surface:
         )
         return ds.transpose(*reversed(names), "sample", "marker", ..., missing_dims="ignore")
 
-    def _picture(self, shown: _Grid | None) -> dict[str, Any]:
+    def _picture(self, shown: SampleGrid | None) -> dict[str, Any]:
         """The picture's variables; drawn anew only if a sample that it shows is new."""
         state = (id(shown), shown.known.sum() if shown is not None else 0, self.picture.known.sum(), len(self.errors))
         state = (*state, *self.errors.values())
@@ -387,7 +330,7 @@ class _Surface:
             self.drawn = state, self._draw(shown)
         return self.drawn[1]
 
-    def _draw(self, shown: _Grid | None) -> dict[str, Any]:
+    def _draw(self, shown: SampleGrid | None) -> dict[str, Any]:
         names = self.subspace.names
         variables: dict[str, Any] = {}
         for measure in self.problem.measures:
@@ -406,14 +349,16 @@ class _Surface:
         variables["computed"] = names, known, {"long_name": "evaluated at exactly this point"}
         return variables
 
-    def _method(self, measure: Measure, shown: _Grid | None) -> Method:
+    def _method(self, measure: Measure, shown: SampleGrid | None) -> Method:
         """How to interpolate: what predicted the newest level best, or the first choice before there were two."""
         if measure.name in self.methods:
             return self.methods[measure.name]
         known = shown.rows[measure.name][0] if shown is not None and shown.rows else np.ones(1)
         return candidates(known, measure.smooth)[0]
 
-    def _shown(self, shown: _Grid | None, measure: Measure, method: Method, part: int) -> tuple[np.ndarray, np.ndarray]:
+    def _shown(
+        self, shown: SampleGrid | None, measure: Measure, method: Method, part: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """A metric's means (part 0) or errors (1) on the picture, and where they are evaluated, not interpolated."""
         picture, target = self.picture, self.picture.nodes
         values = np.full((*picture.shape, *([measure.classes] if measure.classes else [])), np.nan)
@@ -437,7 +382,7 @@ class _Surface:
             values = np.where(_like(picture.known, own), own, values)
         return values, known
 
-    def _common(self, grid: _Grid) -> tuple[tuple, tuple]:
+    def _common(self, grid: SampleGrid) -> tuple[tuple, tuple]:
         """Index grids of the points that the picture shares with a grid of samples: in the picture, in the grid."""
         here, there = [], []
         for mine, theirs, (low, high) in zip(self.picture.nodes, grid.nodes, self.extent, strict=True):

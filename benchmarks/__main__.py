@@ -6,9 +6,9 @@ SUITES = {"surface": surface.run}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Compare with named peers, in one process.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Compare with peers, in one process.")
     parser.add_argument("suite", choices=SUITES)
-    parser.add_argument("--quick", action="store_true", help="under 50 s: the peer's time is extrapolated, and the row says so")
+    parser.add_argument("--quick", action="store_true", help="under 50 s; the peer's time is extrapolated")
     arguments = parser.parse_args()
     SUITES[arguments.suite](quick=arguments.quick)
 
