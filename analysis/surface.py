@@ -183,11 +183,17 @@ class _Surface:
 
     def _fill(self, grid: SampleGrid, wanted: np.ndarray, shown: SampleGrid | None) -> Iterator[xr.Dataset]:
         numbers, coordinates = self._recall(grid, np.flatnonzero(wanted), grid.coordinates(wanted))
-        planned = self.evaluator.evaluations + len(numbers)
+        planned = self._planned(len(numbers))
         for place, rows in self.evaluator.chunks(coordinates):
             grid.store(numbers[place], rows)
             self.chunks.append((coordinates[place], rows))
             yield self._dataset(shown if shown is not None else grid, planned, "running")
+
+    def _planned(self, pending: int) -> int:
+        """Evaluations in all, as far as they can be foreseen: to the first level that may count as converged."""
+        least = np.prod([(n - 1) * 2**SURE_LEVEL + 1 for n in self._coarsest()]) + CHECKS[len(self.extent)]
+        foreseen = min(int(least), self.picture.size) - len(self.recalled[1]["loss"][0] if self.recalled else ())
+        return max(self.evaluator.evaluations + pending, foreseen)
 
     def _check(self, level: SampleGrid) -> Iterator[xr.Dataset]:
         """Look between the nodes, once: the picture against the loss at scattered points.
@@ -200,7 +206,7 @@ class _Surface:
         dims = len(level.nodes)
         low, high = np.array(self.extent).T
         points = low + (high - low) * qmc.Halton(dims, seed=0).random(CHECKS[dims])
-        planned = self.evaluator.evaluations + len(points)
+        planned = self._planned(len(points))
         for place, rows in self.evaluator.chunks(points):
             self.chunks.append((points[place], rows))
             yield self._dataset(level, planned, "running")
@@ -282,7 +288,7 @@ class _Surface:
                     dims = ("marker", "class") if array.ndim > 1 else ("marker",)
                     self.marker_variables[f"marker_{name}{suffix}"] = dims, array.copy()
             if time.perf_counter() - yielded > YIELD_SECONDS:
-                yield self._dataset(None, self.picture.size, "running")
+                yield self._dataset(None, self._planned(0), "running")
                 yielded = time.perf_counter()
 
     def _marker_places(self) -> dict[str, Any]:

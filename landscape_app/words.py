@@ -77,7 +77,7 @@ def _running(job: Snapshot) -> Message:
         return Message("busy", "Starting", "Loading the checkpoints and measuring the fastest way to evaluate.")
     facts = job.result.attrs
     planned = facts.get("planned_evaluations")
-    done = f"{facts['evaluations']:,}" + (f" of {planned:,}" if planned else "") + " evaluations in this pass"
+    done = f"{facts['evaluations']:,}" + (f" of {planned:,}" if planned else "") + " evaluations"
     error = facts.get("interpolation_error", np.nan)
     parts = [done, _left(job.eta) if job.eta is not None else ""]
     parts.append(f"interpolation error {percent(error)}" if np.isfinite(error) else "")
@@ -85,7 +85,7 @@ def _running(job: Snapshot) -> Message:
 
 
 def _left(eta: float) -> str:
-    return "less than 1 s left in it" if eta < 1 else f"about {duration(eta)} left in it"
+    return "less than 1 s left" if eta < 1 else f"about {duration(eta)} left"
 
 
 def _cancelling(job: Snapshot) -> Message:

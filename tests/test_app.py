@@ -356,7 +356,7 @@ def test_every_state_of_a_job_has_words():
         (
             Snapshot(JobState.RUNNING, part, eta=12.0),
             "Refining",
-            "20 of 20 evaluations in this pass · about 12 s left",
+            "20 of 20 evaluations · about 12 s left",
         ),
         (Snapshot(JobState.CANCELLING, part), "Stopping", "finishes first"),
         (Snapshot(JobState.CANCELLED, part, elapsed=3.0), "Cancelled", "20 evaluations gave in 3.0 s"),

@@ -115,7 +115,7 @@ def choose(page, label, option):
 
 
 def evaluations(page):
-    found = re.search(r"([\d,]+) of [\d,]+ evaluations", page.get_by_text("evaluations in this pass").inner_text())
+    found = re.search(r"([\d,]+) of [\d,]+ evaluations", page.get_by_text("evaluations ·").inner_text())
     return int(found[1].replace(",", ""))
 
 
@@ -128,7 +128,7 @@ def test_a_sample_is_computed_refined_cancelled_and_finished(page, tmp_path):
         choose(page, "Points along each axis", "201")
         choose(page, "Interpolation error", "Every point")
         page.get_by_role("button", name="Compute").click()
-        page.get_by_text("evaluations in this pass").wait_for()
+        page.get_by_text("evaluations ·").wait_for()
         first = evaluations(page)
         before = page.locator("canvas").first.screenshot()
         wait_for(lambda: evaluations(page) >= first + 20, "more evaluations")

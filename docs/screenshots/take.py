@@ -53,7 +53,7 @@ def main(address: str) -> None:
         choose(page, "Model and data", "Residual CNN, width 16 · test")
         choose(page, "Slice", "Plane through checkpoints")
         page.get_by_role("button", name="Compute").click()
-        page.get_by_text("evaluations in this pass").wait_for(timeout=WAIT)
+        page.get_by_text("evaluations ·").wait_for(timeout=WAIT)
         time.sleep(1.5)
         page.screenshot(path=HERE / "running.png")
         page.get_by_text("Done", exact=True).wait_for(timeout=WAIT)
