@@ -116,7 +116,7 @@ class Evaluator:
         if not problem.free_blocks:
             return Strategy(None, threads)
         n = problem.n
-        bytes_each = sum(leaf.nbytes for leaf in tensors_of(problem.blocks(n)[0])) / n
+        bytes_each = sum(leaf.nbytes for leaf in tensors_of(problem.data.blocks(n)[0])) / n
         largest = min(n, PROBE_SAMPLES, max(1, int(BLOCK_BYTES / bytes_each)))
         best, seconds = None, np.inf
         size = min(max(problem.data.sizes), largest)
@@ -131,10 +131,10 @@ class Evaluator:
 
     def _seconds_a_sample(self, size: int) -> float:
         """Time of one block of a size, the better of two, for each of its samples."""
-        block, best = self.problem.blocks(size)[:1], np.inf
+        block, best = {"": self.problem.data.blocks(size)[:1]}, np.inf
         for _ in range(2):
             start = time.perf_counter()
-            self._replica.report([self._replica.totals(block)])
+            self._replica.totals(block)[0].cpu()
             best = min(best, time.perf_counter() - start)
             if best > LONG_PROBE_SECONDS:
                 break

@@ -32,6 +32,7 @@ class Measure:
     classes: length of the class dimension, 0 if there is none.
     smooth: whether it varies smoothly with the weights, so that a spline may join its values.
     classifies: a cross entropy against classes, of which those equal to `ignored` do not count.
+    data: which of the problem's data sets it is taken over; "" is the main one.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Measure:
     smooth: bool = True
     classifies: bool = False
     ignored: int = IGNORED
+    data: str = ""
 
 
 def moments(values: Tensor, weights: Tensor) -> Tensor:

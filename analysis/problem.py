@@ -46,6 +46,7 @@ class Problem:
     batchnorm: "recalibrated" (default where there are running statistics: re-estimated at every point on
         `calibration`), "frozen" (the checkpoint's) or "batch" (those of each batch).
     calibration: data for "recalibrated", of which at most 1024 samples are used; default: the evaluation data.
+    also: more data sets by name, evaluated in the same pass: {"train": data} adds the metrics loss_train ...
     batch_size: how tensors and Datasets are batched; it matters for BatchNorm ("batch", and slightly for
         "recalibrated") and for a loss that is no mean over samples.
     samples: evaluate on so many samples only (a random subset, seed 0, where the data allow it).
@@ -66,6 +67,7 @@ class Problem:
         reduction: str = "mean",
         batchnorm: str | None = None,
         calibration: Any = None,
+        also: Mapping[str, Any] | None = None,
         batch_size: int = 256,
         samples: int | None = None,
         seed: int | None = None,
@@ -94,8 +96,13 @@ class Problem:
         self.batchnorm_choices = _batchnorm_choices(self.model)
         self.batchnorm = self._choice(batchnorm)
         self.calibration = self._calibration(calibration)
-        self.measures = [losses.measure_of("loss", self._own_module(loss), reduction, model)]
-        self.measures += self._metrics(metrics, reduction, model)
+        own = {_valid_name(name): freeze(part, batch_size=batch_size) for name, part in (also or {}).items()}
+        self.also = {name: part.to(self.device, dtype) for name, part in own.items()}
+        self.measures: list[Measure] = []
+        for split, part in {"": self.data, **self.also}.items():
+            first = losses.measure_of("loss", self._own_module(loss), reduction, model)
+            found = [first, *self._metrics(first, part, metrics, reduction, model)]
+            self.measures += [_over(measure, split) for measure in found]
         self._checkpoint = Checkpoint.of(self.model, self.name)
         self.conduct = Conduct()
         try_out(self)
@@ -157,17 +164,21 @@ class Problem:
         """
         replica = Replica(self)
         replica.load(self.checkpoint(checkpoint))
-        return replica.gradient(self.blocks(None))
+        return replica.gradient(self.data.batches())
 
-    def blocks(self, size: int | None) -> list[Any]:
-        """Evaluation batches: `size` samples each where a batch means nothing to the loss, else as given."""
-        return self.data.batches() if size is None or not self.free_blocks else self.data.blocks(size)
+    def blocks(self, size: int | None) -> dict[str, list[Any]]:
+        """Batches of each data set: `size` samples each where a batch means nothing to the loss, else as given."""
+        free = size is not None and self.free_blocks
+        return {
+            name: part.blocks(size) if free and size else part.batches()
+            for name, part in {"": self.data, **self.also}.items()
+        }
 
     @property
     def free_blocks(self) -> bool:
         """Whether samples may be cut into blocks of any size without changing a value beyond rounding."""
         return (
-            self.data.mergeable
+            all(part.mergeable for part in (self.data, *self.also.values()))
             and all(measure.per_sample for measure in self.measures)
             and self.batchnorm != "batch"
             and not self.conduct.couples_samples
@@ -185,6 +196,7 @@ class Problem:
             "code": self.code_digest,
             "averaged_over": "samples" if self.measures[0].per_sample else "batches",
             "data": {"samples": self.n, "sha256": self.data.digest, "largest_batch": max(self.data.sizes)},
+            "also": {name: {"samples": part.n, "sha256": part.digest} for name, part in self.also.items()},
             "batchnorm": self.batchnorm,
             "calibration": {"samples": calibrated.n, "sha256": calibrated.digest} if calibrated else None,
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -216,11 +228,15 @@ class Problem:
         return copy.deepcopy(function).to(self.device, self.dtype).eval()
 
     def _metrics(
-        self, metrics: Iterable[str] | Mapping[str, Any] | None, reduction: str, model: nn.Module
+        self,
+        loss: Measure,
+        data: FrozenData,
+        metrics: Iterable[str] | Mapping[str, Any] | None,
+        reduction: str,
+        model: nn.Module,
     ) -> list[Measure]:
-        loss = self.measures[0]
         if metrics is None:
-            metrics = ["accuracy"] if _classifies(loss, self.data) else []
+            metrics = ["accuracy"] if _classifies(loss, data) else []
         named = metrics if isinstance(metrics, Mapping) else {}
         found = []
         for name in [metrics] if isinstance(metrics, str) else metrics:
@@ -235,7 +251,7 @@ class Problem:
                         "loss_per_class needs a loss with one value a sample: 'cross_entropy', or your own of "
                         "(output, target) with reduction='none'."
                     )
-                found.append(losses.loss_per_class(loss, _classes(self.data, loss.ignored)))
+                found.append(losses.loss_per_class(loss, _classes(data, loss.ignored)))
             else:
                 raise ProblemError(
                     f"Unknown metric {name!r}; accepted are 'accuracy', 'loss_per_class', or a dict of functions."
@@ -289,6 +305,13 @@ def _refuse_closure(function: Any, model: nn.Module) -> None:
 
 def _batchnorm_choices(model: nn.Module) -> tuple[str, ...]:
     return ("recalibrated", "frozen", "batch") if tracked_norms(model) else ("none",)
+
+
+def _over(measure: Measure, split: str) -> Measure:
+    """The measure over one of a problem's further data sets, named after it."""
+    if not split:
+        return measure
+    return replace(measure, name=f"{measure.name}_{split}", long_name=f"{measure.long_name}, {split} data", data=split)
 
 
 def _classifies(loss: Measure, data: FrozenData) -> bool:

@@ -112,8 +112,8 @@ class Replica:
                 result[measure.name] = (mean, error) if measure.classes else (float(mean), float(error))
         return results
 
-    def totals(self, blocks: list[Any]) -> list[Tensor]:
-        """Moments of each measure over the data at the present weights, on the device."""
+    def totals(self, blocks: dict[str, list[Any]]) -> list[Tensor]:
+        """Moments over the blocks of each data set at the present weights, on the device, in order of the measures."""
         seed = self.problem.seed
         if seed is None:
             return self._totals(blocks)
@@ -145,16 +145,18 @@ class Replica:
         gradient = {name: (s / total).to(s.dtype) for name, s in zip(self._spans, sums, strict=True)}
         return Weights(gradient, self.problem.structure)
 
-    def _totals(self, blocks: list[Any]) -> list[Tensor]:
+    def _totals(self, blocks: dict[str, list[Any]]) -> list[Tensor]:
+        totals: list[Tensor] = []
         with self.own_context(self.problem.conduct.needs_grad):
             self._restore_buffers()
             self._norm_mode()
-            sums: list[Tensor] | None = None
-            for batch in blocks:
-                parts = self.scores(batch)
-                sums = parts if sums is None else [a + b for a, b in zip(sums, parts, strict=True)]
-        assert sums is not None
-        return sums
+            for name, parts in blocks.items():
+                measures = [measure for measure in self.problem.measures if measure.data == name]
+                sums = self.scores(measures, parts[0])
+                for batch in parts[1:]:
+                    sums = [a + b for a, b in zip(sums, self.scores(measures, batch), strict=True)]
+                totals += sums
+        return totals
 
     @contextmanager
     def own_context(self, grad: bool) -> Iterator[None]:
@@ -172,12 +174,12 @@ class Replica:
                     parameter.grad = None
                     parameter.requires_grad_(False)
 
-    def scores(self, batch: Any) -> list[Tensor]:
-        """Moments of each measure on one batch."""
+    def scores(self, measures: list[Measure], batch: Any) -> list[Tensor]:
+        """Moments of each of some measures on one batch."""
         parts: list[Tensor] = []
         output: Any = None
         versions: list[int] = []
-        for measure in self.problem.measures:
+        for measure in measures:
             if not measure.takes_model and (not parts or [leaf._version for leaf in tensors_of(output)] != versions):
                 output = self._output(self._guarded(batch))  # anew where a loss wrote into it
                 versions = [leaf._version for leaf in tensors_of(output)]

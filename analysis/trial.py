@@ -57,7 +57,7 @@ def try_out(problem: Problem) -> None:
     fresh.load(problem.checkpoint())
     fresh.flat.mul_(0.9)
     first, there, back = _away_and_back(replica, original)
-    if not (_agree(first, back, problem.dtype) and _agree(there, fresh.totals([original]), problem.dtype)):
+    if not (_agree(first, back, problem.dtype) and _agree(there, fresh.totals({"": [original]}), problem.dtype)):
         raise ProblemError(
             "The same weights give another loss after the model has been elsewhere: it keeps something between calls "
             "(a hidden state, a cache made of weights) or draws from a random generator of its own. Reset that at the "
@@ -65,21 +65,20 @@ def try_out(problem: Problem) -> None:
         )
     size = problem.data.sizes[0]
     if problem.free_blocks and size > 1:
-        parts = problem.data.blocks(-(-size // 2)) if size == problem.n else problem.data.blocks(size // 2)[:2]
-        whole = size if size == problem.n else 2 * (size // 2)
-        alone = replica.totals(problem.data.blocks(whole)[:1])
-        if not _agree(alone, replica.totals(parts), problem.dtype):
+        half = size // 2
+        together, apart = problem.data.blocks(2 * half)[:1], problem.data.blocks(half)[:2]
+        if not _agree(replica.totals({"": together}), replica.totals({"": apart}), problem.dtype):
             problem.conduct = replace(problem.conduct, couples_samples=True)
 
 
 def _away_and_back(replica: Replica, batch: Any) -> list[list[Tensor]]:
     """Totals at the present weights, somewhere else, and at the present weights again."""
-    found = [replica.totals([batch])]
+    found = [replica.totals({"": [batch]})]
     stay = replica.flat.clone()
     replica.flat.mul_(0.9)
-    found.append(replica.totals([batch]))
+    found.append(replica.totals({"": [batch]}))
     replica.flat.copy_(stay)
-    return [*found, replica.totals([batch])]
+    return [*found, replica.totals({"": [batch]})]
 
 
 def _agree(one: list[Tensor], other: list[Tensor], dtype: torch.dtype) -> bool:
@@ -92,14 +91,15 @@ def _agree(one: list[Tensor], other: list[Tensor], dtype: torch.dtype) -> bool:
 
 
 def _scores_or_needs_grad(replica: Replica, batch: Any) -> bool:
+    measures = [measure for measure in replica.problem.measures if not measure.data]
     try:
         with replica.own_context(grad=False):
-            replica.scores(batch)
+            replica.scores(measures, batch)
     except RuntimeError as error:
         if "does not require grad" not in str(error):
             raise
         with replica.own_context(grad=True):
-            replica.scores(map_tensors(batch, lambda t: t.detach()))
+            replica.scores(measures, map_tensors(batch, lambda t: t.detach()))
         return True
     return False
 

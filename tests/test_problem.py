@@ -494,3 +494,21 @@ def test_models_with_integer_parameters_and_shared_buffers():
 def test_class_targets_of_any_integer_type(dtype):
     problem = Problem(mlp(), "cross_entropy", (X, Y.to(dtype)), metrics=["accuracy", "loss_per_class"])
     assert problem.measure()["loss"][0] == pytest.approx(by_hand(mlp()), rel=1e-6)
+
+
+def test_several_data_sets_in_one_pass():
+    half, rest = (X[:30], Y[:30]), (X[30:], Y[30:])
+    problem = Problem(mlp(), "cross_entropy", half, also={"train": rest}, metrics=["accuracy", "loss_per_class"])
+    names = ("loss", "accuracy", "loss_per_class", "loss_train", "accuracy_train", "loss_per_class_train")
+    assert problem.metrics == names
+    found = problem.measure()
+    assert found["loss"][0] == pytest.approx(by_hand(mlp(), *half), rel=1e-6)
+    assert found["loss_train"][0] == pytest.approx(by_hand(mlp(), *rest), rel=1e-6)
+    from analysis import Plane, evaluate, surface
+
+    plane = Plane.random(problem.checkpoint())
+    *_, ds = surface(problem, plane, resolution=11)
+    other = Problem(mlp(), "cross_entropy", rest)
+    *_, alone = evaluate(other, plane, np.stack([ds.sample_a, ds.sample_b], -1))
+    assert ds.sample_loss_train.values == pytest.approx(alone.loss.values, rel=1e-5)
+    assert problem.provenance()["also"]["train"]["sha256"] == other.data.digest
