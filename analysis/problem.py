@@ -23,7 +23,7 @@ from .replica import Replica, tracked_norms
 from .trial import Conduct, try_out
 from .weights import Structure, Weights
 
-CALIBRATION_SAMPLES = 1024
+CALIBRATION_SAMPLES = 512
 RESERVED = frozenset({"loss", "computed", "a", "b", "c", "t", "class", "sample", "marker"})
 
 
@@ -45,7 +45,7 @@ class Problem:
         for one of those names. Default: accuracy for classifiers.
     batchnorm: "recalibrated" (default where there are running statistics: re-estimated at every point on
         `calibration`), "frozen" (the checkpoint's) or "batch" (those of each batch).
-    calibration: data for "recalibrated", of which at most 1024 samples are used; default: the evaluation data.
+    calibration: data for "recalibrated", of which at most 512 samples are used; default: the evaluation data.
     also: more data sets by name, evaluated in the same pass: {"train": data} adds the metrics loss_train ...
     batch_size: how tensors and Datasets are batched; it matters for BatchNorm ("batch", and slightly for
         "recalibrated") and for a loss that is no mean over samples.

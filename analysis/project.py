@@ -2,7 +2,8 @@
 
 The contract of ``my_project.py``:
 
-* ``problem``, a Problem, or ``problems``, a dict of name to Problem. Required.
+* ``problem``, a Problem, or ``problems``, a dict of name to Problem, or to a function without arguments that
+  makes it when it is first looked at. Required.
 * ``checkpoints``, optional: a path, a list of paths, or a dict of name to path, (path, key), state dict or
   module; with several problems also a dict of problem name to one of these. In a list a path may be a file, a
   folder or a pattern such as ``runs/*.pt``, relative to the project file. The key picks one of several state
@@ -17,8 +18,9 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +47,8 @@ class Project:
             raise ProjectError(
                 f"problems is a {type(problems).__name__}; expected a Problem or a dict of name to Problem."
             )
-        for key, value in problems.items():
-            if not isinstance(value, Problem):
-                raise ProjectError(f"problems[{key!r}] is a {type(value).__name__}; expected an analysis.Problem.")
         self.name, self.path = name, path
-        self.problems: dict[str, Problem] = dict(problems)
+        self.problems = Problems(problems)
         folder = path.parent if path else Path()
         per_problem = isinstance(checkpoints, Mapping) and checkpoints and set(checkpoints) <= set(problems)
         self._sources: dict[str, dict[str, Any]] = {
@@ -74,6 +73,40 @@ class Project:
         if problem not in self.problems:
             raise ProjectError(f"There is no problem '{problem}' in {self.name}; there are {list(self.problems)}.")
         return problem
+
+
+class Problems(Mapping[str, Problem]):
+    """Problems by name, made when they are first asked for. Raises ProjectError for what is none."""
+
+    def __init__(self, problems: Mapping[str, Any]):
+        self._given = dict(problems)
+        self._making = threading.RLock()
+        for name, value in self._given.items():
+            if not callable(value):
+                self._checked(name, value)
+
+    def __getitem__(self, name: str) -> Problem:
+        with self._making:
+            if not isinstance(self._given[name], Problem):
+                self._given[name] = self._checked(name, self._given[name]())
+            return self._given[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._given)
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._given
+
+    def _checked(self, name: str, value: Any) -> Problem:
+        if not isinstance(value, Problem):
+            raise ProjectError(
+                f"problems[{name!r}] is a {type(value).__name__}; expected an analysis.Problem, or a function that "
+                "returns one."
+            )
+        return value
 
 
 def _named(checkpoints: Any, folder: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 import argparse
 
-from benchmarks import surface
+from benchmarks import pictures, surface
 
-SUITES = {"surface": surface.run}
+SUITES = {"surface": surface.run, "pictures": pictures.run}
 
 
 def main() -> None:

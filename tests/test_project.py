@@ -161,3 +161,37 @@ def test_a_checkpoint_of_another_shape_or_kind(tmp_path):
     integer = {k: v.long() for k, v in mlp().state_dict().items()}
     with pytest.raises(CheckpointError, match="is torch.int64 in the checkpoint"):
         load_checkpoint(integer, mlp())
+
+
+def test_problems_may_be_made_when_they_are_looked_at():
+    made = []
+
+    def make():
+        made.append(1)
+        return mlp_problem(name="late")
+
+    project = Project({"late": make, "now": mlp_problem()})
+    assert list(project.problems) == ["late", "now"]
+    assert project.checkpoint_names("late") == ("model as given",)
+    assert not made
+    assert project.problems["late"].name == "late"
+    assert project.problems["late"] is project.problems["late"]
+    assert made == [1]
+    with pytest.raises(ProjectError, match=r"problems\['bad'\] is a int"):
+        Project({"bad": lambda: 3}).problems["bad"]
+
+
+def test_the_shipped_samples_are_a_project():
+    from sample_checkpoints import manifest, path
+
+    project = load_project(path("mlp128-s0").parent / "samples.py")
+    samples = manifest()["samples"]
+    for name in ("MLP 2×128 · test", "MLP 2×64, tanh · train"):
+        for checkpoint in project.checkpoint_names(name):
+            found = project.problems[name].measure(project.checkpoint(name, checkpoint))
+            split = name.rpartition(" ")[2]
+            assert found["loss"][0] == pytest.approx(samples[checkpoint][f"{split}_loss"], rel=1e-3, abs=1e-5)
+            assert found["accuracy"][0] == pytest.approx(samples[checkpoint][f"{split}_accuracy"], abs=1e-5)
+    steps = project.checkpoint_names("MLP 64, a training run · train")
+    assert steps == tuple(sorted(steps))
+    assert len(steps) > 20
