@@ -39,7 +39,10 @@ def measure_of(name: str, loss: Any, reduction: str, model: nn.Module) -> Measur
         return replace(model_loss(causal), name=name)
     if isinstance(loss, str):
         if loss not in NAMED_LOSSES:
-            raise ProblemError(f"Unknown loss {loss!r}; accepted names are {[*NAMED_LOSSES, 'model']}.")
+            raise ProblemError(
+                f"Unknown loss {loss!r}; accepted names are {[*NAMED_LOSSES, 'model']}. For any other pass a torch "
+                "loss module or a function of (output, target)."
+            )
         return replace(NAMED_LOSSES[loss], name=name)
     if loss is F.cross_entropy:
         loss = nn.CrossEntropyLoss()
@@ -151,7 +154,7 @@ def _torch_loss(name: str, loss: nn.modules.loss._Loss) -> Measure:
         return by_sample(values, n), by_sample(weights, n)
 
     units = "nats" if classified or isinstance(single, (nn.BCELoss, nn.BCEWithLogitsLoss)) else ""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(loss).__name__.removesuffix("Loss"))
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", type(loss).__name__.removesuffix("Loss"))
     words = " ".join(word if word.isupper() else word.lower() for word in words.split())
     ignored = single.ignore_index if isinstance(single, (nn.CrossEntropyLoss, nn.NLLLoss)) else IGNORED
     return Measure(name, sums, words, units, classifies=classified, ignored=ignored)

@@ -15,6 +15,7 @@ ProjectError that carries the user's own traceback.
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import re
 import sys
@@ -179,10 +180,21 @@ def load_project(path: str | Path) -> Project:
         raise ProjectError(
             f"'{path.name}' defines neither `problem` (an analysis.Problem) nor `problems` (a dict of them)."
         )
+    _refuse_misspelt(path, module)
     try:
         return Project(problems, getattr(module, "checkpoints", None), name=path.stem, path=path.resolve())
     except ProjectError as error:
         raise ProjectError(f"In '{path.name}': {error}") from error
+
+
+def _refuse_misspelt(path: Path, module: Any) -> None:
+    """A `checkpoint` for `checkpoints` would be passed over, and the untrained model drawn."""
+    if hasattr(module, "checkpoints"):
+        return
+    for name, value in vars(module).items():
+        close = difflib.get_close_matches(name, ["checkpoints"], cutoff=0.85)
+        if close and isinstance(value, (str, Path, list, tuple, Mapping)):
+            raise ProjectError(f"'{path.name}' defines `{name}`, which means nothing here; did you mean `checkpoints`?")
 
 
 def _run(path: Path) -> Any:
@@ -216,6 +228,9 @@ def _failed(path: Path, error: BaseException) -> ProjectError:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
     where = f", line {line}" if line else ""
-    failure = ProjectError(f"'{path.name}'{where}: {type(error).__name__}: {error}")
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    source = f" in `{error.text.strip()}`" if isinstance(error, SyntaxError) and error.text else ""
+    notes = " ".join(getattr(error, "__notes__", ()))
+    failure = ProjectError(f"'{path.name}'{where}: {type(error).__name__}: {message}{source} {notes}".rstrip())
     failure.details = "".join(traceback.format_exception(error))
     return failure

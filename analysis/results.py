@@ -55,6 +55,10 @@ def save(ds: xr.Dataset, path: str | Path) -> Path:
     Raises ResultError if the folder does not exist or cannot be written to.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ResultError(
+            f"Cannot save to '{path}': it is a folder. Give the name of a file in it, such as surface.nc."
+        )
     if not path.parent.is_dir():
         raise ResultError(f"Cannot save to '{path}': the folder '{path.parent}' does not exist. Create it first.")
     try:

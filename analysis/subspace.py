@@ -92,18 +92,24 @@ class Subspace:
             rest = rest.add(axis.weights.to(torch.float64), scale=-float(coordinate))
         return coordinates, rest.norm()
 
-    def default_extent(self) -> Extent:
-        """(low, high) of each axis: 1 either side of a lone origin, else all markers with a margin of 0.2."""
+    def default_extent(self, points: int = 101) -> Extent:
+        """(low, high) of each axis: 1 either side of a lone origin, else all markers with a margin.
+
+        The margin is about a seventh of the picture, such that of `points` along the longest axis one lies on the
+        first marker of that axis and one on its last.
+        """
         if len(self.markers) == 1:
             return ((-1.0, 1.0),) * len(self.axes)
         spots = np.array([self.project(marker)[0] for marker in self.markers])
         low, high = spots.min(0), spots.max(0)
         longest = (high - low).max()
+        cells = max(1, round((points - 1) / 7))
+        margin = longest * cells / max(1, points - 1 - 2 * cells)
         unspanned = high - low < longest / 4  # drawn as long as the longest, markers in the middle
         middle = (low + high) / 2
-        low = np.where(unspanned, middle - longest / 2, low) - 0.2 * longest
-        high = np.where(unspanned, middle + longest / 2, high) + 0.2 * longest
-        return tuple((round(float(lo), 6), round(float(hi), 6)) for lo, hi in zip(low, high, strict=True))
+        low = np.where(unspanned, middle - longest / 2, low) - margin
+        high = np.where(unspanned, middle + longest / 2, high) + margin
+        return tuple((float(lo), float(hi)) for lo, hi in zip(low, high, strict=True))
 
     def provenance(self) -> dict[str, Any]:
         """What determines the points of this subspace, as JSON-ready facts."""

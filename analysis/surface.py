@@ -51,7 +51,7 @@ def surface(
     extent: (low, high) of each axis, in units of the axes. Default: `subspace.default_extent()`.
     resolution: points of the picture along each axis, one number or one an axis.
     tolerance: largest error of the loss as a fraction of its range, on the linear and the log scale.
-    dense: evaluate each point of the picture and interpolate nothing.
+    dense: evaluate each point of the picture and interpolate nothing, as is done for pictures of few points.
     strategy: a recorded one, for the same bits again; None measures.
     resume: an earlier result of the same problem and subspace, whose samples are used where they are wanted.
 
@@ -59,17 +59,17 @@ def surface(
     error and status ("running", "converged", "unconverged", "dense") are attributes. Close the generator to
     cancel. Raises LandscapeError for bad arguments, before anything is evaluated.
     """
-    extent = _valid_extent(subspace, extent)
     shape = _valid_resolution(subspace, resolution)
+    extent = _valid_extent(subspace, extent, max(shape))
     if not 0 < tolerance < 1:
         raise LandscapeError(f"tolerance is {tolerance}; expected a fraction of the range between 0 and 1.")
     return _Surface(problem, subspace, extent, shape, tolerance, resume).run(dense, strategy)
 
 
-def _valid_extent(subspace: Subspace, extent: Extent | tuple[float, float] | None) -> Extent:
+def _valid_extent(subspace: Subspace, extent: Extent | tuple[float, float] | None, points: int) -> Extent:
     dims = len(subspace.axes)
     if extent is None:
-        return subspace.default_extent()
+        return subspace.default_extent(points)
     array = np.asarray(extent, dtype=np.float64)
     if array.shape == (2,):
         array = np.tile(array, (dims, 1))
@@ -129,8 +129,9 @@ class _Surface:
         yield from self._measure_markers()
         level = SampleGrid(self.extent, self._coarsest())
         self.suspect = np.full(level.shape, np.inf)
-        if dense or level.size >= self.picture.size:
+        if dense or self._sure_size() >= self.picture.size:
             yield from self._fill(self.picture, np.ones(self.picture.shape, dtype=bool), None)
+            self.errors = dict.fromkeys(self.errors, 0.0)
             yield self._dataset(None, self.evaluator.evaluations, "dense")
             return
         yield from self._fill(level, np.ones(level.shape, dtype=bool), None)
@@ -139,8 +140,8 @@ class _Surface:
             finer = level.halved(self.extent, {m.name: self._method(m, level) for m in self.problem.measures})
             wanted = spread(self.suspect > self.tolerance) > 0 if number > SURE_LEVEL else np.ones(finer.shape, bool)
             wanted &= ~finer.known
-            region = self._about_suspects(level) if number > SURE_LEVEL else ~self.picture.known
-            if wanted.sum() >= region.sum() or self._hopeless(finer):
+            region = self._about_suspects(level)
+            if number > SURE_LEVEL and (wanted.sum() >= region.sum() or self._hopeless(finer)):
                 break
             before, surprises = finer.known.copy(), {}
             while wanted.any():
@@ -159,14 +160,17 @@ class _Surface:
         again = np.zeros_like(region)
         again[here] = level.known[there]
         yield from self._fill(self.picture, region & ~again, level)
-        status = "dense" if number <= SURE_LEVEL and region.all() else "unconverged"
-        yield self._dataset(level, self.evaluator.evaluations, status)
+        yield self._dataset(level, self.evaluator.evaluations, "unconverged")
 
     def _coarsest(self) -> list[int]:
         """Nodes of the first level: about square cells, at least 3 nodes along each axis."""
         lengths = np.array([high - low for low, high in self.extent])
         cells = COARSEST_CELLS[len(lengths)] * lengths / np.exp(np.log(lengths).mean())
         return [int(np.clip(round(c), 2, 16)) + 1 for c in cells]
+
+    def _sure_size(self) -> int:
+        """Nodes of the first level that may count as converged."""
+        return int(np.prod([(n - 1) * 2**SURE_LEVEL + 1 for n in self._coarsest()]))
 
     def _about_suspects(self, level: SampleGrid) -> np.ndarray:
         """The points of the picture that the newest level does not vouch for."""
@@ -191,8 +195,9 @@ class _Surface:
 
     def _planned(self, pending: int) -> int:
         """Evaluations in all, as far as they can be foreseen: to the first level that may count as converged."""
-        least = np.prod([(n - 1) * 2**SURE_LEVEL + 1 for n in self._coarsest()]) + CHECKS[len(self.extent)]
-        foreseen = min(int(least), self.picture.size) - len(self.recalled[1]["loss"][0] if self.recalled else ())
+        foreseen = min(self._sure_size() + CHECKS[len(self.extent)], self.picture.size) - len(
+            self.recalled[1]["loss"][0] if self.recalled else ()
+        )
         return max(self.evaluator.evaluations + pending, foreseen)
 
     def _check(self, level: SampleGrid) -> Iterator[xr.Dataset]:
@@ -330,8 +335,8 @@ class _Surface:
 
     def _picture(self, shown: SampleGrid | None) -> dict[str, Any]:
         """The picture's variables; drawn anew only if a sample that it shows is new."""
-        state = (id(shown), shown.known.sum() if shown is not None else 0, self.picture.known.sum(), len(self.errors))
-        state = (*state, *self.errors.values())
+        counted = (shown.filled, shown.known.sum()) if shown is not None else ()
+        state = (id(shown), *counted, self.picture.known.sum(), *self.errors.values())
         if self.drawn is None or self.drawn[0] != state:
             self.drawn = state, self._draw(shown)
         return self.drawn[1]

@@ -44,7 +44,12 @@ def try_out(problem: Problem) -> None:
     replica.load(problem.checkpoint())
     with untouched_rng(), _WatchDraws(replica.model) as drawers:
         before = rng_fingerprint()
-        needs_grad = _scores_or_needs_grad(replica, batch)
+        try:
+            needs_grad = _scores_or_needs_grad(replica, batch)
+        except Exception as error:
+            shapes = ", ".join(f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in tensors_of(batch))
+            error.add_note(f"This happened when the first batch ({shapes}) was tried.")
+            raise
         draws = rng_fingerprint() != before
     if draws and problem.seed is None:
         who = f"Layer {drawers[0]}" if drawers else "The model or the loss"

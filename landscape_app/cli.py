@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import signal
+import socket
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -24,7 +27,9 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return options.run(options)
     except LandscapeError as error:
@@ -41,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     surface = commands.add_parser("surface", help="compute a surface and save it as netCDF")
     surface.add_argument("project", metavar="PROJECT[:PROBLEM]", help="a project file, and which of its problems")
     surface.add_argument("--out", required=True, type=Path, metavar="FILE.nc", help="where to save the result")
-    surface.add_argument("--checkpoint", action="append", default=[], metavar="NAME", help="by name; may be repeated")
+    surface.add_argument(
+        "--checkpoint", action="append", default=[], metavar="NAME", help="by name; may be repeated (default: the last)"
+    )
     surface.add_argument(
         "--plane",
         choices=PLANES,
@@ -54,18 +61,18 @@ def _parser() -> argparse.ArgumentParser:
     surface.add_argument("--tolerance", type=float, default=0.01, help="interpolation error to stop at (default 0.01)")
     surface.add_argument("--batchnorm", metavar="POLICY", help="recalibrated, frozen or batch")
     surface.add_argument("--dense", action="store_true", help="evaluate each point and interpolate nothing")
-    surface.set_defaults(run=_surface)
+    surface.set_defaults(run=_surface, parser=surface)
 
     serve = commands.add_parser("serve", help="start the dashboard, with the shipped samples or your project")
     serve.add_argument("project", nargs="?", type=Path, metavar="PROJECT", help="a project file")
     serve.add_argument("--port", type=int, default=5006)
     serve.add_argument("--address", default="127.0.0.1", help="which network may reach it (default: this machine only)")
     serve.add_argument("--no-show", dest="show", action="store_false", help="do not open a browser")
-    serve.set_defaults(run=_serve)
+    serve.set_defaults(run=_serve, parser=serve)
 
     info = commands.add_parser("info", help="say what is in a result, a checkpoint or a project file")
     info.add_argument("file", type=Path)
-    info.set_defaults(run=_info)
+    info.set_defaults(run=_info, parser=info)
     return parser
 
 
@@ -76,13 +83,15 @@ def _surface(options: argparse.Namespace) -> int:
     request = Request(
         problem=problem,
         slice=_slice(options.plane, options.checkpoint),
-        checkpoints=tuple(options.checkpoint) or project.checkpoint_names(problem)[: _fewest(options.plane)],
+        checkpoints=tuple(options.checkpoint) or project.checkpoint_names(problem)[-_fewest(options.plane) :],
         seed=options.seed,
         extent=_pairs(options.extent),
         resolution=options.resolution[0] if len(options.resolution) == 1 else tuple(options.resolution),
         tolerance=0.0 if options.dense else options.tolerance,
         batchnorm=options.batchnorm,
     )
+    if options.out.is_dir() or options.out.suffix not in (".nc", ".nc4", ".h5"):
+        raise LandscapeError(f"--out {options.out}: give the name of a netCDF file, such as surface.nc.")
     if not options.out.parent.is_dir():
         raise LandscapeError(f"--out: the folder '{options.out.parent}' does not exist; create it first.")
     return _computed(request, project, options.out)
@@ -91,6 +100,7 @@ def _surface(options: argparse.Namespace) -> int:
 def _computed(request: Request, project: Project, out: Path) -> int:
     """Compute with a progress bar; what there is at Ctrl-C is saved all the same."""
     result, status = None, 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that runs out of time keeps what it has
     with closing(request.steps(project)) as steps, tqdm(unit=" evaluations", desc=request.problem) as bar:
         try:
             for result in steps:
@@ -103,11 +113,11 @@ def _computed(request: Request, project: Project, out: Path) -> int:
         return status
     save(result, out)
     facts = result.attrs
-    error = f", interpolation error {percent(facts['interpolation_error'])}" if request.tolerance else ""
+    error = f", interpolation error {percent(facts['interpolation_error'])}" if facts["status"] != "dense" else ""
     spent = f"{facts['evaluations']:,} evaluations in {duration(facts['elapsed_s'])}{error}"
     part = "Interrupted; what there is so far is saved" if status else "Saved"
     loss = result["loss"]
-    print(f"{part}: {out} ({spent}; loss {number(loss.min())} to {number(loss.max())})")
+    print(f"{part}: {out} ({facts['title']}; {spent}; loss {number(loss.min())} to {number(loss.max())})")
     return status
 
 
@@ -150,6 +160,8 @@ def _serve(options: argparse.Namespace) -> int:
         if not options.project.is_file():
             raise ProjectError(f"There is no project file '{options.project}'.")
         os.environ[projects.VARIABLE] = str(options.project.resolve())
+    if _taken(options.address, options.port):
+        raise LandscapeError(f"Port {options.port} of {options.address} is in use; choose another one with --port.")
     if options.address not in LOOPBACK:
         print(
             f"landscape: listening on {options.address}: everyone who reaches this port can use the dashboard, "
@@ -171,6 +183,17 @@ def _serve(options: argparse.Namespace) -> int:
     sys.argv = ["panel", *arguments, *(["--show"] if options.show else [])]  # panel's main reads no argument
     panel()
     return 0
+
+
+def _taken(address: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
 
 
 if __name__ == "__main__":

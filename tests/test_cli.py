@@ -1,5 +1,6 @@
 """The ``landscape`` command, run in this process on a small project."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ torch.manual_seed(0)
 model = torch.nn.Linear(3, 2)
 x, y = torch.randn(20, 3), torch.randint(0, 2, (20,))
 problems = {"small": Problem(model, "cross_entropy", (x, y), name="small")}
-checkpoints = {"start": torch.nn.Linear(3, 2), "end": model, "misfit": torch.nn.Linear(4, 2)}
+checkpoints = {"misfit": torch.nn.Linear(4, 2), "start": torch.nn.Linear(3, 2), "end": model}
 """
 
 
@@ -40,9 +41,9 @@ def run(capsys, *arguments):
 @pytest.mark.parametrize(
     ("plane", "checkpoints", "dims", "names"),
     [
-        ("random", [], {"a": 9, "b": 9}, ["start"]),
+        ("random", [], {"a": 9, "b": 9}, ["end"]),
         ("random", ["end"], {"a": 9, "b": 9}, ["end"]),
-        ("line", [], {"t": 9}, ["start"]),
+        ("line", [], {"t": 9}, ["end"]),
         ("line", ["start", "end"], {"t": 9}, ["start", "end"]),
         ("through", ["start", "end"], {"a": 9, "b": 9}, ["start", "end"]),
     ],
@@ -116,7 +117,7 @@ def test_info_on_each_kind_of_file(capsys, project, tmp_path):
     _, said, _ = run(capsys, "info", project)
     assert "my_project.py: project with 1 problem" in said
     assert "Linear, 8 parameters; 20 samples" in said
-    assert "checkpoints: start, end, misfit" in said
+    assert "checkpoints: misfit, start, end" in said
 
     file = tmp_path / "c.pt"
     torch.save({"model": torch.nn.Linear(3, 2).state_dict(), "epoch": 7, "where": Path("x")}, file)
@@ -173,3 +174,26 @@ def test_help_needs_no_server_and_no_model():
         [sys.executable, "-m", "landscape_app.cli", "--help"], capture_output=True, text=True, check=True
     )
     assert "surface" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["surface", "{project}", "--out", "."], "give the name of a netCDF file"),
+        (["surface", "{project}", "--out", "s.png"], "give the name of a netCDF file"),
+        (["surface", "{project}", "--out", "s.nc", "--chekpoint", "x"], "usage: landscape surface"),
+    ],
+)
+def test_what_the_command_line_refuses_before_it_computes(capsys, project, words, message):
+    with pytest.raises(SystemExit) as stop:
+        sys.exit(cli.main([word.format(project=project) for word in words]))
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_said_before_the_server_starts(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert cli.main(["serve", "--port", str(taken.getsockname()[1])]) == 2
+    assert "is in use; choose another one with --port" in capsys.readouterr().err

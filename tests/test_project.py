@@ -195,3 +195,14 @@ def test_the_shipped_samples_are_a_project():
     steps = project.checkpoint_names("MLP 64, a training run · train")
     assert steps == tuple(sorted(steps))
     assert len(steps) > 20
+
+
+def test_a_misspelt_checkpoints_is_not_passed_over(tmp_path):
+    with pytest.raises(ProjectError, match="did you mean `checkpoints`"):
+        load_project(write(tmp_path, PROJECT + "checkpoint = 'runs/*.pt'"))
+
+
+def test_an_error_in_the_first_batch_says_so(tmp_path):
+    text = PROJECT.replace("nn.Linear(4, 8)", "nn.Linear(5, 8)")
+    with pytest.raises(ProjectError, match=r"first batch \(float32 \[32, 4\], float32 \[32, 2\]\) was tried"):
+        load_project(write(tmp_path, text))

@@ -68,7 +68,8 @@ def test_closed_forms(dtype, relative, case, extent, resolution, dense):
     assert dict(ds.loss.sizes) == {"a": shape[0], "b": shape[1]}
     assert (float(ds.a[0]), float(ds.a[-1])) == extent[0]
     assert (float(ds.b[0]), float(ds.b[-1])) == extent[1]
-    assert ds.attrs["status"] in (("dense",) if dense else ("converged", "unconverged"))
+    few = ds.loss.size <= 289
+    assert ds.attrs["status"] in (("dense",) if dense or few else ("converged", "unconverged"))
 
 
 class TwoNumbers(nn.Module):
@@ -365,3 +366,27 @@ def test_a_trajectory_shows_true_losses_and_residuals():
         assert float(ds.marker_residual[i]) == pytest.approx(plane.project(point)[1], rel=1e-9)
     assert float(ds.marker_residual[:-1].max()) > 0.01
     assert float(ds.marker_residual[-1]) < 1e-12
+
+
+def test_the_ends_of_a_line_are_points_of_its_picture():
+    problem = mlp_problem()
+    point, other = problem.checkpoint(), Checkpoint.of(mlp(seed=1), "other")
+    ds = last(surface(problem, Line.through(point, other)))
+    for t in (0, 1):
+        nearest = ds.sel(t=t, method="nearest")
+        assert float(nearest.t) == pytest.approx(t, abs=1e-7)
+    plane = last(surface(problem, Plane.through(point, other), resolution=41))
+    assert np.abs(plane.a.values - 1).min() < 1e-7
+    assert np.abs(plane.b.values).min() < 1e-7
+
+
+def test_a_complete_first_level_is_not_shown_as_tiles():
+    """Tiles stand for nodes that are not interpolated yet; once the level is complete it is."""
+    problem = mlp_problem()
+    splines = 0
+    for ds in surface(problem, Plane.random(problem.checkpoint())):
+        flat = float((ds.loss.diff("a") == 0).mean())
+        if ds.attrs["evaluations"] > 25:
+            assert flat < 0.05
+            splines += 1
+    assert splines
