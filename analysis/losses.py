@@ -287,4 +287,4 @@ def loss_per_class(loss: Measure, classes: int) -> Measure:
         belongs = F.one_hot(target.clamp(0, classes - 1), classes) * (target != loss.ignored)[:, None]
         return torch.where(belongs > 0, values[:, None], 0.0), belongs * weights[:, None]
 
-    return Measure("loss_per_class", sums, f"{loss.long_name} of one class", loss.units, classes=classes)
+    return Measure("loss_per_class", sums, loss.long_name, loss.units, classes=classes)

@@ -1,6 +1,6 @@
 """A picture of 101 x 101 points within 1 % of its range: ours against PyPI loss-landscapes' dense grid.
 
-Both see the same model, data and thread count, BatchNorm statistics frozen, in one process, interleaved. The
+Both see the same model, data, metric and thread count, BatchNorm statistics frozen, in one process, interleaved. The
 peer evaluates every point in turn. Its axes and spacing differ from ours, and each of its rows is shifted by one
 cell, so values are compared only at the one point that both hold: the loss of the model itself.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from loss_landscapes.metrics import Loss
 
-from analysis import Plane, Problem, load_project, surface
+from analysis import Checkpoint, Plane, Problem, load_project, surface
 from analysis.evaluate import Evaluator
 from benchmarks.row import emit
 from sample_checkpoints import path
@@ -31,12 +31,13 @@ def run(quick: bool) -> None:
     project = load_project(path("mlp128-s0").parent / "samples.py")
     for name in SAMPLES:
         problem = project.problems[name]
-        if "frozen" in problem.batchnorm_choices:
-            problem = problem.with_batchnorm("frozen")
-        compare(name, problem, project.checkpoint(name, project.checkpoint_names(name)[0]), quick)
+        checkpoint = project.checkpoint(name, project.checkpoint_names(name)[0])
+        data = problem.data.blocks(problem.n)[0]
+        policy = "frozen" if "frozen" in problem.batchnorm_choices else None
+        compare(name, Problem(problem.model, "cross_entropy", data, metrics=[], batchnorm=policy), checkpoint, quick)
 
 
-def compare(name: str, problem: Problem, checkpoint, quick: bool) -> None:
+def compare(name: str, problem: Problem, checkpoint: Checkpoint, quick: bool) -> None:
     model = copy.deepcopy(problem.model).eval()
     for parameter_name, parameter in model.named_parameters():
         parameter.data.copy_(checkpoint.weights[parameter_name])
