@@ -21,7 +21,7 @@ from landscape_app.request import Request
 from landscape_app.text import duration, number, percent
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-PLANES = ("random", "line", "through")
+PLANES = ("random", "line", "through", "gradient", "trajectory")
 INTERRUPTED = 130
 
 
@@ -53,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
         "--plane",
         choices=PLANES,
         default="random",
-        help="random directions at one checkpoint; a line at one or between two; a plane through two or three",
+        help="random directions at one checkpoint; a line at one or between two; a plane through two or three; "
+        "along the gradient at one; the principal plane of three or more in their order",
     )
     surface.add_argument("--seed", type=int, default=0, help="of the random directions (default 0)")
     surface.add_argument("--extent", type=float, nargs="+", metavar="LO HI", help="of each axis, or of all alike")
@@ -133,11 +134,11 @@ def _problem(project: Project, wanted: str) -> str:
 def _slice(plane: str, checkpoints: Sequence[str]) -> str:
     if plane == "line":
         return "line" if len(checkpoints) > 1 else "random-line"
-    return {"random": "random-plane", "through": "plane"}[plane]
+    return {"random": "random-plane", "through": "plane"}.get(plane, plane)
 
 
 def _fewest(plane: str) -> int:
-    return 2 if plane == "through" else 1
+    return {"through": 2, "trajectory": 0}.get(plane, 1)  # the last 0 of a sequence are all of it
 
 
 def _pairs(extent: Sequence[float] | None) -> tuple[tuple[float, float], ...] | tuple[float, float] | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import panel as pn
+from bokeh.models import CustomJSTickFormatter
 
 from landscape_app import look
 from landscape_app.request import SLICES
 from landscape_app.state import State
 
+BLANK = "return tick == null ? '' : String(tick);"  # else a number that is not there is written 0.0
 PLACES = ("first", "second", "third")
 
 
@@ -56,13 +58,31 @@ class PictureControls:
         self.view = look.bar(*self.fields.values())
 
 
-def field(state: State, name: str, width: int | None = None) -> pn.Param:
+class PointControls:
+    """The chosen point of a plane by its coordinates: what a tap does, for the keyboard."""
+
+    def __init__(self, state: State):
+        blank = {"placeholder": "", "format": CustomJSTickFormatter(code=BLANK)}
+        self.fields = {name: field(state, name, width=150, **blank) for name in ("at_a", "at_b")}
+        for name, shown in self.fields.items():
+            shown[0].value = getattr(state, name)  # a widget makes a number of None
+        self.view = look.bar(*self.fields.values())
+
+    def step(self, a: float, b: float) -> None:
+        """How far the arrow keys go. To be called once a picture is there."""
+        for shown, size in zip(self.fields.values(), (a, b), strict=True):
+            shown[0].step = size
+            if shown[0].value is None:
+                shown[0].param.trigger("value")  # a browser's number begins at 0 all the same
+
+
+def field(state: State, name: str, width: int | None = None, **options: Any) -> pn.Param:
     """The widget of one parameter, as wide as its place or `width` pixels."""
     size: dict[str, Any] = {"sizing_mode": "stretch_width"} if width is None else {"width": width}
     return pn.Param(
         state,
         parameters=[name],
-        widgets={name: {"margin": (6, 0), **size}},
+        widgets={name: {"margin": (6, 0), **size, **options}},
         show_name=False,
         margin=0,
         **size,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import panel as pn
 import xarray as xr
-from bokeh.models import FixedTicker, HoverTool, Range1d
+from bokeh.models import ColumnDataSource, FixedTicker, GlyphRenderer, HoverTool, Range1d
+from bokeh.plotting import figure
 
 from landscape_app import picture, plotting
 from landscape_app.scales import Scale
@@ -13,6 +14,49 @@ from landscape_app.scales import Scale
 LINE = "#1f86c9"
 MARGIN = 0.06
 HEIGHT = 460
+COLUMNS = ("t", "y", "raw", "se", "low", "high", "computed")
+
+
+def curve_data(
+    scale: Scale, t: np.ndarray, values: np.ndarray, se: np.ndarray, computed: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The columns of a curve and its band; where the lower edge has no logarithm, the band goes to the bottom."""
+    low = scale.position(values - se)
+    return {
+        "t": t,
+        "y": scale.position(values),
+        "raw": values,
+        "se": se,
+        "low": np.where(np.isnan(low) & np.isfinite(values), scale.low - 1.0, low),
+        "high": scale.position(values + se),
+        "computed": computed.astype(float),
+    }
+
+
+def draw_curve(plot: figure, source: ColumnDataSource) -> GlyphRenderer:
+    """Add the band and the line of `curve_data`; returns the line."""
+    plot.varea("t", "low", "high", fill_color=LINE, fill_alpha=0.22, source=source)
+    return plot.line("t", "y", line_color=LINE, line_width=2.2, source=source)
+
+
+def curve_hover(renderer: GlyphRenderer, name: str) -> HoverTool:
+    """What a curve says at each of its points; `name` is its coordinate's."""
+    return HoverTool(
+        renderers=[renderer],
+        mode="vline",
+        tooltips=[
+            ("value", "@raw{custom} ± @se{custom}"),
+            ("", "@computed{custom}"),
+            (name, "@t{custom}"),
+        ],
+        formatters={
+            "@raw": plotting.VALUE,
+            "@se": plotting.ERROR,
+            "@computed": plotting.ORIGIN,
+            "@t": plotting.COORDINATE,
+        },
+        visible=False,
+    )
 
 
 class Curve:
@@ -20,7 +64,7 @@ class Curve:
 
     def __init__(self) -> None:
         self.figure = plotting.new_figure("line", x_range=Range1d(0, 1), y_range=Range1d(0, 1), height=HEIGHT)
-        self.line = plotting.empty("t", "y", "raw", "se", "low", "high", "computed")
+        self.line = plotting.empty(*COLUMNS)
         self.samples = plotting.empty("t", "y")
         self.lost = plotting.empty("t", "y", "text")
         self.markers = plotting.empty("x", "y", "name", "true", "residual", "dx", "align")
@@ -30,8 +74,7 @@ class Curve:
 
     def _draw_layers(self) -> None:
         plot = self.figure
-        plot.varea("t", "low", "high", fill_color=LINE, fill_alpha=0.22, source=self.line)
-        curve = plot.line("t", "y", line_color=LINE, line_width=2.2, source=self.line)
+        curve = draw_curve(plot, self.line)
         self.sample_dots = plot.scatter(
             "t",
             "y",
@@ -51,22 +94,7 @@ class Curve:
             background_fill_alpha=0.72, padding=4, border_radius=4, source=self.markers,
         )  # fmt: skip
         plot.add_tools(
-            HoverTool(
-                renderers=[curve],
-                mode="vline",
-                tooltips=[
-                    ("value", "@raw{custom} ± @se{custom}"),
-                    ("", "@computed{custom}"),
-                    ("t", "@t{custom}"),
-                ],
-                formatters={
-                    "@raw": plotting.VALUE,
-                    "@se": plotting.ERROR,
-                    "@computed": plotting.ORIGIN,
-                    "@t": plotting.COORDINATE,
-                },
-                visible=False,
-            ),
+            curve_hover(curve, "t"),
             plotting.checkpoint_hover(spots),
             HoverTool(renderers=[lost], tooltips=[("evaluated", "@text")], visible=False),
         )
@@ -80,29 +108,14 @@ class Curve:
         at_ends = picture.at_checkpoints(ds, metric)
         scale = Scale.of(np.concatenate([metric.values, metric.samples, at_ends]), log)
         self._draw_frame(ds, metric, scale)
-        floor = scale.low - 1.0
-        low = scale.position(metric.values - metric.se)
-        self.line.data = {
-            "t": ds["t"].values,
-            "y": scale.position(metric.values),
-            "raw": metric.values,
-            "se": metric.se,
-            "low": np.where(np.isnan(low) & np.isfinite(metric.values), floor, low),
-            "high": scale.position(metric.values + metric.se),
-            "computed": ds["computed"].values.astype(float),
-        }
+        self.line.data = curve_data(scale, ds["t"].values, metric.values, metric.se, ds["computed"].values)
         self._draw_points(ds, metric, scale, at_ends)
 
     def _draw_frame(self, ds: xr.Dataset, metric: picture.Metric, scale: Scale) -> None:
-        low, high = picture.extent(ds, "t")
         margin = MARGIN * (scale.high - scale.low)
         plot = self.figure
-        for bounds, (start, end) in (
-            (plot.x_range, (low, high)),
-            (plot.y_range, (scale.low - margin, scale.high + 2 * margin)),
-        ):
-            if (bounds.reset_start, bounds.reset_end) != (start, end):
-                bounds.update(start=start, end=end, reset_start=start, reset_end=end)
+        plotting.fit(plot.x_range, *picture.extent(ds, "t"))
+        plotting.fit(plot.y_range, scale.low - margin, scale.high + 2 * margin)
         plot.yaxis[0].ticker.ticks = scale.positions
         plot.yaxis[0].update(major_label_overrides=scale.labels, axis_label=metric.title)
         plot.xaxis[0].axis_label = picture.axis_label(ds, "t")

@@ -15,6 +15,7 @@ from landscape_app import look, picture, words
 from landscape_app.state import State
 from landscape_app.text import text
 
+MOST_LISTED = 6
 HASHES = ("sha256", "code")
 
 
@@ -42,7 +43,11 @@ class Findings:
         self.view.visible = True
         self.sentence.object = f'<p class="ls quiet nums">{text(words.summary(ds, metric))}</p>'
         title, conditions = words.caption(ds)
-        self.caption.object = f'<div class="ls"><h2>{text(title)}</h2><p class="quiet">{text(conditions)}</p></div>'
+        explained = words.explained(ds)
+        more = f'<p class="nums">{text(explained)}</p>' if explained else ""
+        self.caption.object = (
+            f'<div class="ls"><h2>{text(title)}</h2><p class="quiet">{text(conditions)}</p>{more}</div>'
+        )
         self.checkpoints.object = _checkpoints(words.checkpoint_lines(ds, metric))
         record = _provenance(ds)
         if record != self.provenance.object:
@@ -55,8 +60,12 @@ class Findings:
 
 
 def _checkpoints(lines: list[tuple[str, str]]) -> str:
-    items = "".join(f"<dt>{text(name)}</dt><dd>{text(said)}</dd>" for name, said in lines)
-    return f'<div class="ls"><dl class="items">{items}</dl></div>'
+    listed = [f"<dt>{text(name)}</dt><dd>{text(said)}</dd>" for name, said in lines]
+    if len(listed) > MOST_LISTED:
+        half = MOST_LISTED // 2
+        between = f'<dt class="more">and {len(listed) - 2 * half} more</dt>'
+        listed = [*listed[:half], between, *listed[-half:]]
+    return f'<div class="ls"><dl class="items">{"".join(listed)}</dl></div>'
 
 
 def _provenance(ds: xr.Dataset) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import bokeh.palettes
 import numpy as np
 import panel as pn
 import xarray as xr
+from bokeh.events import Tap
 from bokeh.models import ColorBar, CustomJS, FixedTicker, HoverTool, LinearColorMapper, Range1d, Title
 from contourpy import contour_generator
 
@@ -24,11 +26,13 @@ TALLEST = 560
 BESIDE_FRAME = 160
 ROOM_FOR_BAR = 96  # so that the frame keeps its width while the labels of the colour bar change
 
-# Cells stay square (or keep their aspect): the height follows the width that the layout leaves for the frame.
+# Cells stay square (or keep their aspect): the height follows the width that the layout leaves for the frame. Only
+# where a wide picture on a narrow screen would become so low that axis titles are cut does it grow taller.
 KEEP_ASPECT = """
+const LEAST = 170;
 const ratio = plot.tags[0] ?? 1;
 if (plot.inner_width > 0 && plot.outer_height > 0) {
-  const height = Math.round(plot.inner_width * ratio + plot.outer_height - plot.inner_height);
+  const height = Math.round(Math.max(plot.inner_width * ratio, LEAST) + plot.outer_height - plot.inner_height);
   if (Math.abs(height - plot.height) > 1) plot.height = height;
 }
 """
@@ -51,7 +55,11 @@ class Heatmap:
         self.contour_labels = plotting.empty("x", "y", "angle", "text", "colour", "back")
         self.samples = plotting.empty("x", "y")
         self.lost = plotting.empty("x", "y", "text")
-        self.markers = plotting.empty("x", "y", "name", "true", "residual", "dx", "align")
+        self.markers = plotting.empty(
+            "x", "y", "name", "label", "true", "residual", "dx", "align", "shade", "ring", "core"
+        )
+        self.run = plotting.empty("x", "y")
+        self.cross = plotting.empty("x", "y")
         self.mapper = LinearColorMapper(palette=COLOURS["viridis"], low=0, high=1, nan_color=plotting.NOTHING_YET)
         self.bar = ColorBar(
             color_mapper=self.mapper,
@@ -90,12 +98,21 @@ class Heatmap:
             fill_alpha=0.9, visible=False, source=self.samples,
         )  # fmt: skip
         lost = plot.scatter("x", "y", marker="x", size=8, line_color=plotting.ACCENT, line_width=2, source=self.lost)
-        plot.scatter("x", "y", size=13, fill_color="white", line_color=plotting.INK, line_width=2, source=self.markers)
-        spots = plot.scatter("x", "y", size=5, color=plotting.ACCENT, source=self.markers)
+        for colour, width, alpha in ((plotting.INK, 3, 0.45), ("white", 1.2, 0.95)):
+            look = {"line_color": colour, "line_width": width, "line_alpha": alpha, "source": self.cross}
+            plot.vspan(x="x", **look)
+            plot.hspan(y="y", **look)
+            plot.scatter("x", "y", size=12, fill_color=None, **look)
+        plot.line("x", "y", line_color=plotting.INK, line_width=3.2, line_alpha=0.5, source=self.run)
+        plot.line("x", "y", line_color="white", line_width=1.4, source=self.run)
+        plot.scatter(
+            "x", "y", size="ring", fill_color="white", line_color=plotting.INK, line_width=2, source=self.markers
+        )
+        spots = plot.scatter("x", "y", size="core", color=plotting.ACCENT, source=self.markers)
         plot.text(
-            "x", "y", text="name", x_offset="dx", text_align="align", text_baseline="middle",
+            "x", "y", text="label", x_offset="dx", text_align="align", text_baseline="middle",
             text_color="white", text_font_size="12px", background_fill_color=plotting.INK,
-            background_fill_alpha=0.72, padding=4, border_radius=4, source=self.markers,
+            background_fill_alpha="shade", padding=4, border_radius=4, source=self.markers,
         )  # fmt: skip
         self.hover = HoverTool(
             renderers=[cells],
@@ -122,6 +139,24 @@ class Heatmap:
             HoverTool(renderers=[lost], tooltips=[("evaluated", "@text")], visible=False),
         )
 
+    def on_tap(self, tapped: Callable[[float, float], None]) -> None:
+        """Call `tapped` with the coordinates of each tap inside the frame."""
+        plot = self.figure
+
+        def handle(event: Tap) -> None:
+            inside = [
+                place is not None and min(axis.start, axis.end) <= place <= max(axis.start, axis.end)
+                for place, axis in ((event.x, plot.x_range), (event.y, plot.y_range))
+            ]
+            if all(inside):
+                tapped(event.x, event.y)
+
+        plot.on_event(Tap, handle)
+
+    def point(self, point: tuple[float, float] | None) -> None:
+        """Move the cross-hair; None takes it away."""
+        self.cross.data = {"x": [point[0]], "y": [point[1]]} if point else {"x": [], "y": []}
+
     def show(self, contours: bool, samples: bool) -> None:
         """Turn the overlays on and off."""
         self.contour_lines.visible = self.contour_texts.visible = contours
@@ -146,9 +181,8 @@ class Heatmap:
         ratio = (b1 - b0) / (a1 - a0) if picture.equal_aspect(ds) else 1.0
         if plot.tags != [ratio]:
             plot.update(tags=[ratio], max_width=round(TALLEST / ratio) + BESIDE_FRAME)
-        for bounds, (low, high) in ((plot.x_range, (a0, a1)), (plot.y_range, (b0, b1))):
-            if (bounds.reset_start, bounds.reset_end) != (low, high):
-                bounds.update(start=low, end=high, reset_start=low, reset_end=high)
+        plotting.fit(plot.x_range, a0, a1)
+        plotting.fit(plot.y_range, b0, b1)
         plot.xaxis.axis_label, plot.yaxis.axis_label = (
             picture.axis_label(ds, "a"),
             picture.axis_label(ds, "b"),
@@ -211,7 +245,16 @@ class Heatmap:
         }
         a, b = ds["marker_a"].values, ds["marker_b"].values
         right = a > np.dot(picture.extent(ds, "a"), (0.35, 0.65))
+        run = picture.trajectory(ds)
+        self.run.data = {"x": a, "y": b} if run else {"x": [], "y": []}
+        named = np.full(len(a), not run)
+        named[[0, -1]] = True  # labels of a whole run would hide it; the hover names each
+        names = [str(name) for name in ds["marker_name"].values]
         self.markers.data = {
+            "label": [name if shown else "" for name, shown in zip(names, named, strict=True)],
+            "shade": np.where(named, 0.72, 0.0),
+            "ring": np.where(named, 13, 8),
+            "core": np.where(named, 5, 4),
             "x": a,
             "y": b,
             **plotting.checkpoints(ds, metric, picture.at_checkpoints(ds, metric)),

@@ -53,6 +53,11 @@ def stack(*layers: Any) -> pn.Column:
     return column(*layers, kind="ls-stack")
 
 
+def pair(*content: Any) -> pn.Column:
+    """Two of a kind side by side, or one above the other where there is no room."""
+    return column(*content, kind="ls-pair")
+
+
 def bar(*fields: Any) -> pn.Column:
     """Small fields in a row that wraps."""
     return column(*fields, kind="ls-bar")

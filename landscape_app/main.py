@@ -23,7 +23,7 @@ RELOAD = "Mend the file and reload this page: it is read again."
 
 pn.extension(notifications=True, disconnect_notification=LOST)
 
-for widget in (pmui.Select, pmui.IntInput, pmui.Checkbox):
+for widget in (pmui.Select, pmui.IntInput, pmui.FloatInput, pmui.Checkbox):
     widget.param.size.default = "small"
 
 path = project_path()

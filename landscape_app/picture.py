@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from analysis import provenance
+
 PICTURE = {"a", "b", "t"}
 POINTS = PICTURE | {"sample", "marker"}
 
@@ -109,9 +111,38 @@ def extent(ds: xr.Dataset, name: str) -> tuple[float, float]:
     return float(values[0]), float(values[-1])
 
 
+def nearest(ds: xr.Dataset, point: tuple[float, float]) -> tuple[int, int]:
+    """Row and column of the picture's point that is nearest to (a, b)."""
+    row, column = (int(np.abs(ds[name].values - place).argmin()) for name, place in zip("ba", point[::-1], strict=True))
+    return row, column
+
+
+def spacing(ds: xr.Dataset) -> tuple[float, float]:
+    """From one point of the plane's picture to the next, along a and along b."""
+    a, b = (float(np.ptp(ds[name].values)) / (ds.sizes[name] - 1) for name in "ab")
+    return a, b
+
+
+def on_grid(ds: xr.Dataset, point: tuple[float, float]) -> tuple[float, float] | None:
+    """The plane's point nearest to (a, b), as short decimals; None if the picture does not reach there."""
+    spots = []
+    for name, place, step in zip("ab", point, spacing(ds), strict=True):
+        grid = ds[name].values
+        if not grid[0] - step / 2 <= place <= grid[-1] + step / 2:
+            return None
+        digits = max(0, 2 - int(np.floor(np.log10(step))))
+        spots.append(round(float(grid[np.abs(grid - place).argmin()]), digits) + 0.0)
+    return spots[0], spots[1]
+
+
 def equal_aspect(ds: xr.Dataset) -> bool:
     """Whether one unit is the same length on both axes, so that the picture may keep angles."""
     return bool(ds.attrs.get("equal_aspect"))
+
+
+def trajectory(ds: xr.Dataset) -> bool:
+    """Whether the checkpoints are those of one run, in their order."""
+    return provenance(ds).get("kind") == "trajectory"
 
 
 def at_checkpoints(ds: xr.Dataset, shown: Metric) -> np.ndarray:

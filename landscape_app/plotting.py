@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import panel as pn
 import xarray as xr
-from bokeh.models import ColumnDataSource, CustomJSHover, HoverTool, WheelZoomTool
+from bokeh.models import ColumnDataSource, CustomJSHover, HoverTool, Range1d, WheelZoomTool
 from bokeh.plotting import figure
 
 from landscape_app.picture import Metric
@@ -35,14 +35,14 @@ COORDINATE = CustomJSHover(code="return value.toFixed(3).replace('-', '−');")
 ORIGIN = CustomJSHover(code="return value > 0.5 ? 'evaluated' : 'interpolated';")
 
 
-def change(pane: pn.viewable.Viewable, edit: Callable[[], None]) -> None:
-    """Run `edit`, which changes Bokeh models of a pane in place: on a server, in a notebook or in neither."""
+def change(edit: Callable[[], None], *panes: pn.viewable.Viewable) -> None:
+    """Run `edit`, which changes Bokeh models of panes in place: on a server, in a notebook or in neither."""
     document = pn.state.curdoc
     if document and document.session_context:
         pn.state.execute(edit, schedule=True)
     else:
         edit()
-        pn.io.push_notebook(pane)
+        pn.io.push_notebook(*panes)
 
 
 def new_figure(name: str, **options: Any) -> figure:
@@ -50,14 +50,13 @@ def new_figure(name: str, **options: Any) -> figure:
     plot = figure(
         name=name,
         tools="pan,box_zoom,wheel_zoom,reset,save",
-        toolbar_location="above",
         sizing_mode="stretch_width",
         min_width=280,
         output_backend="canvas",
         background_fill_alpha=0,
         border_fill_alpha=0,
         outline_line_color=None,
-        **{"min_border_right": 12, **options},
+        **{"min_border_right": 12, "toolbar_location": "above", **options},
     )
     plot.axis.axis_label_text_font_style = "normal"
     plot.axis.minor_tick_line_color = None
@@ -67,6 +66,12 @@ def new_figure(name: str, **options: Any) -> figure:
     for tool in plot.select(WheelZoomTool):
         tool.zoom_on_axis = False
     return plot
+
+
+def fit(bounds: Range1d, low: float, high: float) -> None:
+    """Make an axis, and its reset, go from `low` to `high`; one that does already keeps its zoom."""
+    if (bounds.reset_start, bounds.reset_end) != (low, high):
+        bounds.update(start=low, end=high, reset_start=low, reset_end=high)
 
 
 def empty(*columns: str) -> ColumnDataSource:

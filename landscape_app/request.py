@@ -8,7 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-from analysis import Checkpoint, LandscapeError, Line, Plane, surface
+from analysis import Checkpoint, LandscapeError, Line, Plane, Problem, surface
 
 
 @dataclass(frozen=True)
@@ -16,36 +16,48 @@ class Slice:
     """A kind of line or plane.
 
     roles: what the checkpoints it goes through are called; the last `optional` of them may be left out.
-    dims: 1 for a line, 2 for a plane. make: (checkpoints, seed) to the line or plane.
+    dims: 1 for a line, 2 for a plane. make: (problem, checkpoints, seed) to the line or plane. all_from: where it
+    goes through all checkpoints of a problem instead, how many those must be at least. random: whether directions
+    that its checkpoints leave open are drawn by the seed.
     """
 
     label: str
     dims: int
     roles: tuple[str, ...]
-    make: Callable[[Sequence[Checkpoint], int], Line | Plane]
+    make: Callable[[Problem, Sequence[Checkpoint], int], Line | Plane]
     optional: int = 0
+    all_from: int = 0
+    random: bool = True
 
     @property
     def needs(self) -> int:
         """How many checkpoints it needs at least."""
-        return len(self.roles) - self.optional
+        return self.all_from or len(self.roles) - self.optional
+
+    def takes(self, given: int) -> bool:
+        """Whether it goes through that many checkpoints."""
+        return self.needs <= given and (bool(self.all_from) or given <= len(self.roles))
 
     def seeded(self, given: int) -> bool:
         """Whether a seed matters, when that many checkpoints are given."""
-        return given <= self.dims
+        return self.random and given <= self.dims
 
 
 SLICES = {
-    "random-plane": Slice("Random plane", 2, ("Checkpoint",), lambda c, seed: Plane.random(c[0], seed=seed)),
-    "random-line": Slice("Random line", 1, ("Checkpoint",), lambda c, seed: Line.random(c[0], seed=seed)),
-    "line": Slice("Line through two checkpoints", 1, ("From", "To"), lambda c, seed: Line.through(*c)),
+    "random-plane": Slice("Random plane", 2, ("Checkpoint",), lambda _, c, seed: Plane.random(c[0], seed=seed)),
+    "random-line": Slice("Random line", 1, ("Checkpoint",), lambda _, c, seed: Line.random(c[0], seed=seed)),
+    "line": Slice("Line through two checkpoints", 1, ("From", "To"), lambda _, c, seed: Line.through(*c)),
     "plane": Slice(
         "Plane through checkpoints",
         2,
         ("First", "Second", "Third"),
-        lambda c, seed: Plane.through(*c, seed=seed),
+        lambda _, c, seed: Plane.through(*c, seed=seed),
         optional=1,
     ),
+    "gradient": Slice(
+        "Steepest descent plane", 2, ("Checkpoint",), lambda p, c, _: Plane.gradient(p, c[0]), random=False
+    ),
+    "trajectory": Slice("Trajectory plane", 2, (), lambda _, c, seed: Plane.pca(c), all_from=3, random=False),
 }
 
 
@@ -70,7 +82,7 @@ class Request:
     def steps(self, project: Any) -> Generator[xr.Dataset, None, None]:
         """The results, better and better. Loading starts with the first step. Raises LandscapeError."""
         kind = SLICES[self.slice]
-        if not kind.needs <= len(self.checkpoints) <= len(kind.roles):
+        if not kind.takes(len(self.checkpoints)):
             raise LandscapeError(
                 f"A {kind.label.lower()} goes through {_count(kind)}; {len(self.checkpoints)} were chosen."
             )
@@ -82,7 +94,7 @@ class Request:
         checkpoints = [project.checkpoint(self.problem, name) for name in self.checkpoints]
         yield from surface(
             problem,
-            kind.make(checkpoints, self.seed),
+            kind.make(problem, checkpoints, self.seed),
             extent=self.extent,
             resolution=self.resolution,
             dense=self.tolerance == 0,
@@ -91,6 +103,8 @@ class Request:
 
 
 def _count(kind: Slice) -> str:
+    if kind.all_from:
+        return f"{kind.needs} or more checkpoints"
     most = len(kind.roles)
     numbers = str(most) if not kind.optional else f"{kind.needs} or {most}"
     return f"{numbers} checkpoint{'' if numbers == '1' else 's'}"

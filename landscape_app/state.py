@@ -7,7 +7,7 @@ from typing import Any
 import param
 
 from landscape_app.jobs import Snapshot
-from landscape_app.picture import axes, dims, extent, metric, metric_label, metrics, spans_decades
+from landscape_app.picture import axes, dims, extent, metric, metric_label, metrics, on_grid, spans_decades
 from landscape_app.request import SLICES, Request
 
 NO_CHECKPOINT = ""
@@ -58,6 +58,10 @@ class State(param.Parameterized):
     show_contours = param.Boolean(default=True, label="Contours")
     show_samples = param.Boolean(default=False, label="Evaluated points")
 
+    point = param.Parameter(doc="The chosen point (a, b) of a plane's picture, on its grid, or None.")
+    at_a = param.Number(default=None, allow_None=True, label="a")  # of the point, for widgets
+    at_b = param.Number(default=None, allow_None=True, label="b")
+
     inputs = INPUTS
 
     compute = param.Event(label="Compute")
@@ -91,6 +95,8 @@ class State(param.Parameterized):
         kind = SLICES[self.slice]
         chosen = (self.first, self.second, self.third)[: len(kind.roles)]
         checkpoints = tuple(name for name in chosen if name)
+        if kind.all_from:
+            checkpoints = tuple(self.project.checkpoint_names(self.problem))
         return Request(
             problem=self.problem,
             slice=self.slice,
@@ -134,6 +140,40 @@ class State(param.Parameterized):
     @param.depends(*INPUTS, "computed", watch=True)
     def _compare(self) -> None:
         self.stale = self.computed is not None and self.request() != self.computed
+
+    def choose(self, a: float, b: float) -> None:
+        """Choose the point of the plane that is nearest to (a, b); one beyond the picture changes nothing."""
+        if self.result is not None and dims(self.result) == 2:
+            self.point = on_grid(self.result, (a, b)) or self.point
+
+    @param.depends("result", watch=True)
+    def _keep_the_point(self) -> None:
+        ds, point = self.result, self.point
+        if point is not None:
+            self.point = on_grid(ds, point) if ds is not None and dims(ds) == 2 else None
+
+    @param.depends("point", watch=True)
+    def _say_where(self) -> None:
+        a, b = self.point or (None, None)
+        self.param.update(at_a=a, at_b=b)
+
+    @param.depends("at_a", "at_b", watch=True)
+    def _go_there(self) -> None:
+        """One coordinate alone goes to the middle of the other; an emptied one takes the point away."""
+        at = (self.at_a, self.at_b)
+        if at == (self.point or (None, None)):
+            return
+        if None in at and self.point is not None:
+            self.point = None
+        elif self.result is not None and dims(self.result) == 2:
+            reach = [extent(self.result, name) for name in "ab"]
+            self.choose(
+                *(
+                    min(max(sum(ends) / 2 if place is None else place, ends[0]), ends[1])
+                    for place, ends in zip(at, reach, strict=True)
+                )
+            )
+        self._say_where()
 
     @param.depends("result", watch=True)
     def _offer_what_was_measured(self) -> None:

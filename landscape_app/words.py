@@ -52,7 +52,10 @@ def message(state: State) -> Message:
 def promise(state: State) -> str:
     """What Compute will do."""
     request, kind = state.request(), SLICES[state.slice]
-    through = " and ".join(filter(None, (", ".join(request.checkpoints[:-1]), *request.checkpoints[-1:])))
+    names = request.checkpoints
+    through = " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+    if kind.all_from:
+        through = f"its {len(names)} checkpoints"
     where = f"{'around' if len(kind.roles) == 1 else 'through'} {through}"
     return f"the loss of {state.problem} on a {kind.label.lower().split(' through')[0]} {where}"
 
@@ -146,6 +149,23 @@ def summary(ds: xr.Dataset, metric: picture.Metric) -> str:
     return f"{metric.title}: {'; '.join(sentences)}."
 
 
+def at_point(ds: xr.Dataset, metric: picture.Metric, point: tuple[float, float]) -> str:
+    """What is known at a point of a plane: the metric that is shown, then the others that have one value."""
+    row, column = picture.nearest(ds, point)
+    shown = [metric]
+    shown += [picture.metric(ds, key) for key in picture.metrics(ds).values() if "[" not in key and key != metric.name]
+    computed = bool(ds["computed"].values[row, column])
+    said = []
+    for one in shown:
+        value, error = one.values[row, column], one.se[row, column]
+        known = computed or np.isfinite(value)
+        units = f" {one.units}" if known and one.units not in ("", "fraction") else ""
+        said.append(f"{one.label} {_plus_minus(value, error) if known else 'not known yet'}{units}")
+    where = ", ".join(f"{name}\xa0=\xa0{coordinate(place)}" for name, place in zip("ab", point, strict=True))
+    origin = "evaluated, " if computed else "interpolated, " if np.isfinite(metric.values[row, column]) else ""
+    return f"{'; '.join(said)} — {origin}at {where}."
+
+
 def _plus_minus(value: float, error: float) -> str:
     return f"{number(value)} ± {number(error, 2)}" if np.isfinite(error) else number(value)
 
@@ -159,6 +179,16 @@ def caption(ds: xr.Dataset) -> tuple[str, str]:
     conditions += [f"seed {seed}"] if seed is not None else []
     conditions += [f"BatchNorm statistics {BATCHNORM[batchnorm]}"] if batchnorm in BATCHNORM else []
     return title[:1].upper() + title[1:], " · ".join(conditions)
+
+
+def explained(ds: xr.Dataset) -> str:
+    """How much of a trajectory its plane shows; nothing for a slice of another kind."""
+    shares = provenance(ds).get("explained_variance")
+    if not shares:
+        return ""
+    farthest = float(ds["marker_residual"].values.max())
+    off = f"lie up to {number(farthest)} off the plane" if farthest >= ON_SLICE else "lie in the plane"
+    return f"The two axes hold {percent(sum(shares[:2]))} of the variance; checkpoints {off}."
 
 
 def checkpoint_lines(ds: xr.Dataset, metric: picture.Metric) -> list[tuple[str, str]]:

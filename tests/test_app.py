@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import panel as pn
 import pytest
+from bokeh.events import Tap
 from conftest import PAYLOAD, FakeProject, line_result, plane_result
 
 from analysis import LandscapeError, Problem, Project
@@ -207,6 +208,42 @@ def test_checkpoints_say_their_own_loss_and_how_far_off_they_are():
     assert markers["align"] == ["left", "right"]  # the label of one near the edge turns inwards
 
 
+def run_result(count):
+    names = [f"step{i}" for i in range(count)]
+    ds = plane_result(names=names)
+    facts = json.loads(ds.attrs["provenance"])
+    facts |= {"kind": "trajectory", "explained_variance": [0.7, 0.226, 0.074]}
+    return ds.assign_attrs(provenance=json.dumps(facts))
+
+
+def test_a_run_is_joined_in_order_and_only_its_ends_are_labelled():
+    ds = run_result(9)
+    heatmap = drawn(ds)
+    np.testing.assert_array_equal(heatmap.run.data["x"], ds["marker_a"])
+    np.testing.assert_array_equal(heatmap.run.data["y"], ds["marker_b"])
+    markers = heatmap.markers.data
+    assert markers["name"] == [f"step{i}" for i in range(9)]  # for the hover
+    assert markers["label"] == ["step0", *[""] * 7, "step8"]
+    assert list(markers["shade"]) == [0.72, *[0] * 7, 0.72]
+    heatmap.draw(plane_result(), picture.metric(ds, "loss"), False, "viridis")
+    assert heatmap.run.data["x"] == []
+    assert heatmap.markers.data["label"] == ["one", "two"]
+
+
+def test_a_long_run_is_listed_by_its_ends_and_says_what_its_plane_holds():
+    state = State(FakeProject())
+    page = SurfacePage(state)
+    state.result = run_result(9)
+    listed = page.findings.checkpoints.object
+    assert [f"step{i}" in listed for i in range(9)] == [True] * 3 + [False] * 3 + [True] * 3
+    assert "and 3 more" in listed
+    said = "The two axes hold 93 % of the variance; checkpoints lie up to 8 off the plane."
+    assert said in page.findings.caption.object
+    state.result = plane_result()
+    assert "variance" not in page.findings.caption.object
+    assert "more" not in page.findings.checkpoints.object
+
+
 @pytest.mark.parametrize(("equal", "ratio"), [(1, 1.0), (0, 1.0)])
 def test_cells_keep_their_aspect(equal, ratio):
     assert drawn(plane_result(equal_aspect=equal)).figure.tags == [ratio]
@@ -248,6 +285,11 @@ def test_a_request_holds_only_what_matters_for_its_slice():
     state.third = "three"
     assert state.request().checkpoints == ("one", "two", "three")
     assert state.request().seed == 0  # no random direction is left
+    state.param.update(slice="gradient", seed=3)
+    assert state.request() == Request("digits", "gradient", ("one",), batchnorm="none")
+    state.slice = "trajectory"
+    assert state.request().checkpoints == ("one", "two", "three")
+    assert words.promise(state) == "the loss of digits on a trajectory plane through its 3 checkpoints"
     state.param.update(slice="line", fit_extent=False, extent_a=(-0.5, 1.5))
     assert state.request().extent == ((-0.5, 1.5),)
 
@@ -274,9 +316,17 @@ def test_another_problem_keeps_the_choices_that_it_has_too_although_widgets_list
     assert controls.fields["second"].visible
 
 
+def test_a_trajectory_needs_three_checkpoints():
+    assert "trajectory" in State(FakeProject()).param.slice.objects
+    assert "trajectory" not in State(FakeProject(checkpoints=("one", "two"))).param.slice.objects
+    request = Request("digits", "trajectory", ("one", "two"))
+    with pytest.raises(LandscapeError, match=r"3 or more checkpoints; 2 were chosen\."):
+        next(request.steps(FakeProject()))
+
+
 def test_slices_that_need_more_checkpoints_than_there_are_are_not_offered():
     state = State(FakeProject(checkpoints=("only",)))
-    assert list(state.param.slice.objects) == ["random-plane", "random-line"]
+    assert list(state.param.slice.objects) == ["random-plane", "random-line", "gradient"]
 
 
 def test_a_metric_that_the_next_result_lacks_gives_way_to_the_loss():
@@ -316,6 +366,8 @@ def test_an_extent_that_is_changed_by_hand_starts_from_the_one_shown():
         ("line", "", {"first", "second"}, ["From", "To"]),
         ("plane", "", {"first", "second", "third", "seed"}, ["First", "Second", "Third"]),
         ("plane", "three", {"first", "second", "third"}, ["First", "Second", "Third"]),
+        ("gradient", "", {"first"}, ["Checkpoint"]),
+        ("trajectory", "", set(), []),
     ],
 )
 def test_only_the_choices_that_matter_are_shown(kind, third, visible, labels):
@@ -473,6 +525,100 @@ def test_the_result_can_be_downloaded(tmp_path):
     np.testing.assert_array_equal(load(file)["loss"].values, plane_result()["loss"].values)
 
 
+def on_a_plane(**choices):
+    state = State(FakeProject())
+    page = SurfacePage(state)
+    state.param.update(result=plane_result(), log_scale=False, **choices)
+    return state, page
+
+
+def test_a_point_has_a_cross_hair_its_values_in_words_and_two_slices_of_the_picture():
+    state, page = on_a_plane()
+    assert not page.slice_box.visible
+    assert "Tap the picture" in page.point_text.object
+    state.choose(0.4, 1.2)  # the grid has a = −1, −1/3, 1/3, 1 and b = 0, 0.5 ... 2
+    assert state.point == (0.333, 1.0)
+    assert (page.heatmap.cross.data, page.slice_box.visible) == ({"x": [0.333], "y": [1.0]}, True)
+    said = page.point_text.object.replace("\xa0", " ")
+    assert "Loss (cross entropy) 24.3 ± 0.1 nats; Accuracy 0.5 ± 0 — evaluated, at a = 0.333, b = 1." in said
+    ds, slices = state.result, page.slices.slices
+    row, column = ds["loss"].sel(b=1.0), ds["loss"].sel(a=1 / 3, method="nearest")
+    for name, cut, place in (("a", row, 0.333), ("b", column, 1.0)):
+        line = slices[name].line.data
+        np.testing.assert_array_equal(line["t"], ds[name])
+        np.testing.assert_array_equal(line["y"], cut)
+        np.testing.assert_allclose(line["high"] - line["low"], 0.2)
+        assert slices[name].here.data == {"t": [place], "y": [pytest.approx(24 + 1 / 3)]}
+    assert slices["a"].figure.title.text == "Along a, at b = 1"
+    assert slices["b"].figure.title.text == "Along b, at a = 0.333"
+
+
+def test_slices_zoom_with_the_heat_map_and_follow_its_metric_and_scale():
+    state, page = on_a_plane()
+    a, b = (page.slices.slices[name] for name in "ab")
+    assert a.figure.x_range is page.heatmap.figure.x_range
+    assert b.figure.x_range is page.heatmap.figure.y_range
+    assert a.figure.y_range is b.figure.y_range
+    state.choose(0, 0)
+    sources = a.line, b.here
+    state.log_scale = True
+    np.testing.assert_allclose(a.line.data["y"], np.log10(a.line.data["raw"]))
+    state.metric = "per_class[1]"
+    state.log_scale = False
+    np.testing.assert_array_equal(a.line.data["raw"], 2 * state.result["loss"][0])
+    assert "Loss of each class, class 1" in page.point_text.object
+    assert (a.line, b.here) == sources
+
+
+def test_a_tap_counts_inside_the_frame_only():
+    state, page = on_a_plane()
+    (handle,) = page.heatmap.figure._event_callbacks["tap"]
+    for x, y, expected in ((-3.0, 1.0, None), (None, None, None), (-0.9, 1.9, (-1.0, 2.0)), (0.0, 2.3, (-1.0, 2.0))):
+        handle(Tap(page.heatmap.figure, x=x, y=y))
+        assert state.point == expected
+
+
+def test_a_result_keeps_the_point_if_it_reaches_there():
+    state, page = on_a_plane()
+    state.choose(1, 2)
+    state.result = plane_result(shape=(5, 6))
+    assert state.point == (1.0, 2.0)
+    state.result = plane_result().assign_coords(a=np.linspace(-0.5, 0.5, 4))
+    assert (state.point, state.at_a, page.heatmap.cross.data["x"]) == (None, None, [])
+    assert not page.slice_box.visible
+    state.choose(0, 0)
+    state.result = line_result()
+    assert state.point is None
+    assert not page.point_box.visible
+    state.choose(0, 0)
+    assert state.point is None
+
+
+def test_coordinates_that_are_typed_choose_the_same_point():
+    state, page = on_a_plane()
+    a, b = (page.point_controls.fields[name][0] for name in ("at_a", "at_b"))
+    assert (a.value, b.value, b.step) == (None, None, 0.5)
+    a.value = 0.3
+    assert (state.point, a.value, b.value) == ((0.333, 1.0), 0.333, 1.0)
+    b.value = 7  # beyond the picture
+    assert (state.point, b.value) == ((0.333, 2.0), 2.0)
+    b.value = 2.1
+    assert (state.point, b.value) == ((0.333, 2.0), 2.0)
+    state.choose(-1, 0)
+    assert (a.value, b.value) == (-1, 0)
+    a.value = None
+    assert (state.point, a.value, b.value) == (None, None, None)
+
+
+def test_what_is_said_at_a_point_that_is_not_computed_yet():
+    values = plane_result()["loss"].values.copy()
+    values[0, 0] = np.nan
+    ds = plane_result(values, status="running")
+    ds["accuracy"][0, 0] = np.nan
+    said = words.at_point(ds, picture.metric(ds, "loss"), (-1, 0)).replace("\xa0", " ")
+    assert said == "Loss (cross entropy) not known yet; Accuracy not known yet — at a = −1, b = 0."
+
+
 def everything_shown(view):
     return "".join(str(pane.object) for pane in view.select(pn.pane.HTML))
 
@@ -483,7 +629,10 @@ def test_names_and_messages_that_others_wrote_are_text_never_html():
     page = SurfacePage(state)
     shown = [everything_shown(page.view)]  # the promise names the problem and the checkpoint
     ds = plane_result(names=(PAYLOAD, "two"), provenance=plane_result(names=(PAYLOAD, "two")).attrs["provenance"])
+    ds["loss"].attrs["long_name"] = ds["a"].attrs["long_name"] = PAYLOAD
     state.param.update(result=ds, computed=state.request())
+    state.choose(0, 0)
+    assert text(PAYLOAD) in page.point_text.object
     state.job = Snapshot(JobState.FAILED, ds, reason=PAYLOAD, details=PAYLOAD)
     shown.append(everything_shown(page.view))
     for html in shown:

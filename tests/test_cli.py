@@ -46,6 +46,7 @@ def run(capsys, *arguments):
         ("line", [], {"t": 9}, ["end"]),
         ("line", ["start", "end"], {"t": 9}, ["start", "end"]),
         ("through", ["start", "end"], {"a": 9, "b": 9}, ["start", "end"]),
+        ("gradient", ["end"], {"a": 9, "b": 9}, ["end"]),
     ],
 )
 def test_surface_saves_what_was_asked_for(capsys, project, tmp_path, plane, checkpoints, dims, names):
@@ -60,6 +61,15 @@ def test_surface_saves_what_was_asked_for(capsys, project, tmp_path, plane, chec
     assert {d: ds.sizes[d] for d in dims} == dims
     assert ds.attrs["status"] == "dense"
     assert list(ds["marker_name"].values) == names
+
+
+def test_a_trajectory_goes_through_all_checkpoints_unless_some_are_named(capsys, project, tmp_path):
+    project.write_text(PROJECT.replace('"misfit": torch.nn.Linear(4, 2)', '"before": torch.nn.Linear(3, 2)'))
+    options = ["--out", tmp_path / "s.nc", "--plane", "trajectory", "--resolution", 9, "--dense"]
+    assert run(capsys, "surface", project, *options)[0] == 0
+    assert list(load(tmp_path / "s.nc")["marker_name"].values) == ["before", "start", "end"]
+    status, _, err = run(capsys, "surface", project, *options, "--checkpoint", "start", "--checkpoint", "end")
+    assert (status, "3 or more checkpoints; 2 were chosen" in err) == (2, True)
 
 
 def test_surface_takes_extent_resolution_and_seed(capsys, project, tmp_path):

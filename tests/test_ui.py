@@ -149,6 +149,15 @@ def test_a_sample_is_computed_refined_cancelled_and_finished(page, tmp_path):
         assert page.get_by_text("Choices changed since").count() == 0
         assert page.get_by_text("Random filter-normalised plane at mlp128-s0").is_visible()
 
+        assert page.get_by_text("Tap the picture").is_visible()
+        assert page.get_by_role("textbox", name="a", exact=True).input_value() == ""
+        box = page.locator("canvas").first.bounding_box()
+        page.mouse.click(box["x"] + 0.35 * box["width"], box["y"] + 0.4 * box["height"])
+        page.get_by_text(re.compile(r"Loss \(cross entropy\) [\d.]+ ± [\d.]+ nats; Accuracy .* at a")).wait_for()
+        page.get_by_role("textbox", name="a", exact=True).fill("0.51")
+        page.keyboard.press("Enter")
+        page.get_by_text(re.compile(r"at a\s=\s0.52")).wait_for()
+
 
 def test_a_project_of_the_users_own_and_a_checkpoint_that_does_not_fit(page, tmp_path):
     file = tmp_path / "my_project.py"
