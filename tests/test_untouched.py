@@ -75,6 +75,8 @@ def computations(tmp_path):
         "dense surface": lambda p, c: surface(p, Line.random(c), resolution=9, dense=True),
         "evaluate": lambda p, c: evaluate(p, Plane.random(c), np.zeros((5, 2))),
         "measure": lambda p, c: iter([p.measure(c)]),
+        "gradient": lambda p, c: iter([p.gradient(c)]),
+        "planes": lambda p, c: iter([Plane.gradient(p, c), Line.random(c), Plane.along(c, p.gradient(c))]),
         "checkpoint": lambda p, c: iter([load_checkpoint(dict(p.model.state_dict()), p.model)]),
         "project": lambda p, c: iter([Plane.random(c).project(c)]),
         "weights": lambda p, c: iter([Weights.of(p.model).norm()]),
