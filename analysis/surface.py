@@ -216,13 +216,8 @@ class _Surface:
             self.chunks.append((points[place], rows))
             yield self._dataset(level, planned, "running")
             true, samples = rows["loss"][0], level.rows["loss"][0]
-            scattered = [np.array([axis]) for axis in points[place].T]
-            predicted = np.array(
-                [
-                    self.methods["loss"](level.nodes, samples, [axis[:, k] for axis in scattered]).item()
-                    for k in range(len(true))
-                ]
-            )
+            every = self.methods["loss"](level.nodes, samples, points[place].T)  # on the grid of all coordinates
+            predicted = every[(np.arange(len(true)),) * dims]
             misses = disagreement(predicted, true, among=samples, eps=self.eps)
             for point, miss in zip(points[place], misses, strict=True):
                 near = np.ix_(*(np.abs(n - c) <= 1.5 * (n[1] - n[0]) for n, c in zip(level.nodes, point, strict=True)))
