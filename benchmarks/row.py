@@ -28,4 +28,4 @@ def emit(name: str, ours_s: float, peer: str, peer_s: float, **more: Any) -> Non
         "torch": torch.__version__,
         "device": device_name(),
     }
-    print(json.dumps(row), flush=True)
+    print(json.dumps(row, ensure_ascii=False), flush=True)
