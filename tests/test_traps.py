@@ -22,7 +22,6 @@ from analysis import (
     evaluate,
     surface,
 )
-from analysis.replica import Replica
 
 X, Y = classification(60)
 
@@ -445,7 +444,6 @@ def test_a_job_in_a_thread_leaves_the_callers_random_numbers_alone():
     stop.set()
     worker.join()
     assert drawn == expected
-    assert Replica(problem).measure() is not None
 
 
 # --- mutants that once survived ----------------------------------------------------------------------------
@@ -505,7 +503,6 @@ def test_oblique_axes_are_refused():
 
 def test_the_first_level_has_square_cells():
     problem = Problem(mlp(), "cross_entropy", (X, Y))
-    ds = next(iter(surface(problem, Plane.random(problem.checkpoint()), extent=((-4, 4), (-1, 1)))))
     for ds in surface(problem, Plane.random(problem.checkpoint()), extent=((-4, 4), (-1, 1))):
         if ds.sizes["sample"] >= 15:
             break

@@ -1,6 +1,5 @@
 """The caller's model, data and random state are bit-identical afterwards, whatever happened."""
 
-import copy
 import random
 import threading
 
@@ -234,4 +233,4 @@ def test_copies_share_no_memory_with_the_model():
     assert not pointers & {t.data_ptr() for t in [*point.weights.values(), *point.buffers.values()]}
     problem = Problem(net, "cross_entropy", (torch.randn(4, 1, 6, 6), torch.zeros(4, dtype=torch.int64)))
     assert not pointers & {v.data_ptr() for v in problem.model.state_dict().values()}
-    assert copy.deepcopy(problem.checkpoint().weights.digest()) == point.weights.digest()
+    assert problem.checkpoint().weights.digest() == point.weights.digest()
