@@ -68,7 +68,8 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Read a checkpoint that fits `model`, in the model's dtype, on its device.
 
-    source: a file (.pt, .pth, .th, .ckpt, .safetensors), what `read_checkpoint` returned, or a state dict.
+    source: a file (.pt, .pth, .th, .ckpt, .bin, .safetensors), the index of shards or a folder with one of these, what
+        `read_checkpoint` returned, or a state dict.
     key: which state dict of the file, where several fit (`landscape info FILE` lists them).
 
     Nothing in a file is ever executed. Names must agree, after common prefixes such as ``module.`` are taken
@@ -81,7 +82,7 @@ def load_checkpoint(
         label, origin, info = name or "state dict", "", {}
     else:
         file = source if isinstance(source, CheckpointFile) else read_checkpoint(source)
-        label, origin, info = name or file.source.stem, str(file.source), dict(file.info)
+        label, origin, info = name or file.name, str(file.source), dict(file.info)
     fitted = fit_state_dict(
         file,
         expected={k: v.shape for k, v in state.items()},

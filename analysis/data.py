@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,8 @@ from .errors import DataError
 from .randomness import untouched_rng
 from .weights import hash_tensor
 
+HOST_SHARE = 1 / 4  # of the machine's memory: data beyond it lie on disk
+DEVICE_SHARE = 1 / 2  # of the device's free memory: data beyond it stay on the host
 ACCEPTED = (
     "Accepted are a tuple of tensors (inputs, targets), a dict of tensors, a torch Dataset, a DataLoader, "
     "or an iterable of batches."
@@ -28,26 +33,30 @@ class FrozenData:
     n: number of samples. digest: SHA-256 over all tensors and batch boundaries.
     mergeable: batches of one form, so that samples can be cut anew.
     Samples count along dim 0 of the first tensor of a batch.
+    streamed: the tensors lie on disk or on the host, in the dtype as given, and are moved when they are used.
     """
 
-    def __init__(self, batches: list[Any], digest: str):
+    def __init__(self, batches: list[Any], digest: str, spool: _Spool | None = None):
         self.sizes = [count(batch) for batch in batches]
         self.n = sum(self.sizes)
         self.digest = digest
         signatures = {_signature(batch) for batch in batches}
         self.mergeable = len(signatures) == 1 and None not in signatures
-        self._held = [_concatenate(batches)] if self.mergeable else batches
+        self.streamed = spool is not None
+        self._spool = spool  # its files live as long as it does
+        self._merged = self.mergeable and not self.streamed
+        self._held = [_concatenate(batches)] if self._merged else batches
 
     def batches(self) -> list[Any]:
         """The batches as given."""
-        if not self.mergeable:
+        if not self._merged:
             return self._held
         starts = np.cumsum([0, *self.sizes[:-1]]).tolist()
         return [_slice(self._held[0], *cut) for cut in zip(starts, self.sizes, strict=True)]
 
     def blocks(self, size: int) -> list[Any]:
-        """The same samples in the same order, cut into blocks of `size`. Needs `mergeable`."""
-        return [_slice(self._held[0], start, size) for start in range(0, self.n, size)]
+        """The same samples in the same order, cut into blocks of at most `size`. Needs `mergeable`."""
+        return [_slice(part, start, size) for part in self._held for start in range(0, count(part), size)]
 
     def subset(self, n: int, batch_size: int, seed: int = 0) -> FrozenData:
         """At most n samples drawn at random, in batches of one size up to batch_size.
@@ -55,11 +64,8 @@ class FrozenData:
         Batches that are not mergeable are kept whole, evenly spaced ones where there are too many.
         """
         if self.mergeable:
-            chosen = _chosen(self.n, n, seed)
-            whole = self._held[0]
-            if chosen is not None:
-                whole = map_tensors(whole, lambda t: t[chosen.to(t.device)])
             n = min(n, self.n)
+            whole = self.chosen_batch(_chosen(self.n, n, seed))
             even = -(-n // -(-n // batch_size))
             return _frozen([_slice(whole, start, even) for start in range(0, n, even)])
         if n >= self.n:
@@ -68,13 +74,35 @@ class FrozenData:
         picks = np.unique(np.linspace(0, len(self._held) - 1, wanted).round().astype(int))
         return _frozen([self._held[i] for i in picks])
 
+    def chosen(self, rows: Tensor) -> FrozenData:
+        """Some samples of mergeable data, by their indices, in one batch."""
+        part = _frozen([self.chosen_batch(rows)])
+        part.streamed = self.streamed
+        return part
+
     def to(self, device: torch.device, dtype: torch.dtype) -> FrozenData:
         """On a device, floating-point tensors in dtype; the digest stays that of the data as given."""
         moved = copy.copy(self)
-        moved._held = [
-            map_tensors(batch, lambda t: t.to(device, dtype if t.is_floating_point() else None)) for batch in self._held
-        ]
+        leaves = [leaf for batch in self._held for leaf in tensors_of(batch)]
+        moved.streamed = self.streamed or sum(leaf.nbytes for leaf in leaves) > _room(device)
+        if not moved.streamed:
+            moved._held = [
+                map_tensors(batch, lambda t: t.to(device, dtype if t.is_floating_point() else None))
+                for batch in self._held
+            ]
         return moved
+
+    def chosen_batch(self, chosen: Tensor | None) -> Any:
+        """Some samples of mergeable data, all for None, as one batch in memory."""
+        if chosen is None:
+            return _concatenate(self._held)
+        starts = np.cumsum([0, *(count(part) for part in self._held)])
+        parts = []
+        for part, start, end in zip(self._held, starts[:-1], starts[1:], strict=True):
+            own = chosen[(chosen >= start) & (chosen < end)] - int(start)
+            if len(own):
+                parts.append(map_tensors(part, partial(_at, rows=own)))
+        return _concatenate(parts)
 
 
 def freeze(data: Any, *, batch_size: int, samples: int | None = None) -> FrozenData:
@@ -184,7 +212,8 @@ def _take(batches: Iterator[Any], samples: int | None) -> Iterator[Any]:
 
 
 def _frozen(batches: Iterable[Any]) -> FrozenData:
-    kept, hasher = [], hashlib.sha256()
+    kept: list[Any] = []
+    hasher, spool, size = hashlib.sha256(), None, 0
     for batch in batches:
         if isinstance(batch, (tuple, list)) and len(batch) and getattr(batch[-1], "ndim", 1) == 0:
             raise DataError(
@@ -194,10 +223,40 @@ def _frozen(batches: Iterable[Any]) -> FrozenData:
         for leaf in tensors_of(batch):
             hash_tensor(hasher, leaf)
         hasher.update(repr(_form(batch)).encode())
-        kept.append(batch)
+        size += sum(leaf.nbytes for leaf in tensors_of(batch))
+        if spool is None and size > HOST_SHARE * host_memory():
+            spool = _Spool()
+            kept = [map_tensors(earlier, spool.keep) for earlier in kept]
+        kept.append(batch if spool is None else map_tensors(batch, spool.keep))
     if not kept:
         raise DataError(f"The data hold no samples: there is nothing to average the loss over. {ACCEPTED}")
-    return FrozenData(kept, hasher.hexdigest())
+    return FrozenData(kept, hasher.hexdigest(), spool)
+
+
+class _Spool:
+    """A folder of tensors that are read from disk as they are used; deleted when nothing needs it any more."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="landscape-data-")
+        self._files = 0
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        if not tensor.numel():
+            return tensor
+        path = f"{self._folder.name}/{self._files}"
+        self._files += 1
+        tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tofile(path)
+        raw = torch.from_file(path, shared=False, size=tensor.nbytes, dtype=torch.uint8)
+        return raw.view(tensor.dtype).view(tensor.shape)
+
+
+def host_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _room(device: torch.device) -> float:
+    """Bytes of data that may stay on a device."""
+    return DEVICE_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else np.inf
 
 
 def map_tensors(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -263,6 +322,10 @@ def _lists_values(batch: Any) -> bool:
     if isinstance(batch, (tuple, list)):
         return any(not isinstance(v, (Tensor, Mapping, tuple, list)) or _lists_values(v) for v in batch)
     return False
+
+
+def _at(tensor: Tensor, rows: Tensor) -> Tensor:
+    return tensor[rows.to(tensor.device)]
 
 
 def _slice(batch: Any, start: int, size: int) -> Any:

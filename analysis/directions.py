@@ -41,7 +41,7 @@ def random_directions(
         raise LandscapeError(f"normalisation is {normalisation!r}; accepted are {list(NORMALISATIONS)}.")
     if not include or set(include) - set(KINDS):
         raise LandscapeError(f"include is {sorted(include)}; accepted are some of {list(KINDS)}.")
-    chosen = _matching(weights, layers)
+    chosen = matching(weights, layers)
     generator = torch.Generator().manual_seed(seed)
     parts: list[dict[str, Tensor]] = [{} for _ in range(count)]
     for name, tensor in weights.items():
@@ -67,7 +67,7 @@ def random_directions(
     return directions
 
 
-def _matching(weights: Weights, layers: Collection[str] | None) -> set[str]:
+def matching(weights: Weights, layers: Collection[str] | None) -> set[str]:
     if layers is None:
         return set(weights)
     chosen: set[str] = set()

@@ -28,3 +28,7 @@ class ProjectError(LandscapeError):
 
 class ResultError(LandscapeError):
     """A result file cannot be read, or is not one of ours."""
+
+
+class SymmetryError(LandscapeError):
+    """A permutation that was taken for a symmetry changes the function, or does not fit the weights."""

@@ -1,56 +1,40 @@
-"""Many points of a subspace at once: the one hot path."""
+"""Points of a subspace: the one hot path."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
-from .data import tensors_of
 from .errors import LandscapeError
 from .problem import Problem
 from .replica import Replica, as_rows
 from .results import provenance_json
+from .reuse import Blocks, FirstLayers, first_layers
+from .strategy import Strategy, fastest, out_of_memory
 from .subspace import Subspace
+from .together import Together
+from .trial import agree
 
 YIELD_SECONDS = 0.2
-BLOCK_BYTES = 32 * 2**20
-PROBE_SAMPLES = 4096
-LONG_PROBE_SECONDS = 0.3
 
 Rows = dict[str, tuple[np.ndarray, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """How points are evaluated. Given the same strategy, two CPU runs are bit-identical.
-
-    block: samples a forward pass; None keeps the batches as given.
-    threads: torch's intra-op threads.
-    """
-
-    block: int | None
-    threads: int
-
-    @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Strategy:
-        """From the record in a result's provenance."""
-        return cls(**record)
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Evaluator:
     """The problem's metrics at points of a subspace, by one worker with its own network.
 
-    strategy: None picks the fastest by a short measurement. Raises LandscapeError if the checkpoints do not
-    belong to the problem's model, or if a recorded strategy needs another number of threads.
+    strategy: None picks the fastest by a short measurement. Where memory runs out, the evaluator goes on with a
+    smaller one; `strategy` says which is in use.
+
+    Raises LandscapeError if the checkpoints do not belong to the problem's model, or if a recorded strategy needs
+    another number of threads or does not fit the problem.
     """
 
     def __init__(self, problem: Problem, subspace: Subspace, strategy: Strategy | None = None):
@@ -60,29 +44,23 @@ class Evaluator:
         self._replica.load(subspace.origin)
         self._origin = self._replica.flat.clone()
         self._axes = [self._replica.pack(axis.weights) for axis in subspace.axes]
-        self.strategy = strategy or self._fastest()
-        if self.strategy.threads != torch.get_num_threads() and problem.device.type == "cpu":
+        self._layers = FirstLayers(self._replica, (), [], {})
+        if strategy is None:
+            strategy = fastest(self)
+        elif strategy.threads != torch.get_num_threads() and problem.device.type == "cpu":
             raise LandscapeError(
-                f"The strategy was recorded with {self.strategy.threads} threads and torch runs "
-                f"{torch.get_num_threads()}; call torch.set_num_threads({self.strategy.threads}) to get the same bits."
+                f"The strategy was recorded with {strategy.threads} threads and torch runs "
+                f"{torch.get_num_threads()}; call torch.set_num_threads({strategy.threads}) to get the same bits."
             )
-        self._blocks = problem.blocks(self.strategy.block)
+        self.use(strategy)
+        self._said: dict[Strategy, str] = {}
         self.seconds = 0.0
         self.evaluations = 0
 
     def __call__(self, coordinates: np.ndarray) -> Rows:
         """Metrics at points [points, axes]: name to (means, standard errors), [points] or [points, classes]."""
         start = time.perf_counter()
-        totals = []
-        for row in coordinates:
-            self._move(row)
-            try:
-                totals.append(self._replica.totals(self._blocks))
-            except Exception as error:
-                place = ", ".join(f"{n} = {c:.6g}" for n, c in zip(self.subspace.names, row, strict=True))
-                error.add_note(f"This happened at the point {place} of the {self.subspace.title}.")
-                raise
-        rows = as_rows(self._replica.report(totals))
+        rows = as_rows(self._replica.report(self._fitting(lambda: self._now(coordinates))))
         self.seconds += time.perf_counter() - start
         self.evaluations += len(coordinates)
         return rows
@@ -92,7 +70,7 @@ class Evaluator:
         start = 0
         while start < len(coordinates):
             each = self.seconds / self.evaluations if self.evaluations else YIELD_SECONDS
-            size = int(np.clip(YIELD_SECONDS / max(each, 1e-6), 1, len(coordinates) - start))
+            size = int(np.clip(YIELD_SECONDS / max(each, 1e-6), self.strategy.points, len(coordinates) - start))
             place = slice(start, start + size)
             yield place, self(coordinates[place])
             start += size
@@ -100,45 +78,93 @@ class Evaluator:
     def at_checkpoint(self, index: int) -> dict[str, tuple[Any, Any]]:
         """The metrics of a marker itself: its true weights and its own buffers."""
         self._replica.load(self.subspace.markers[index])
-        totals = self._replica.totals(self._blocks)
+        self._layers.coordinates = None
+        totals = self._fitting(lambda: self._replica.totals(self._blocks))
         self._replica.load_buffers(self.subspace.origin)
         return self._replica.report([totals])[0]
 
-    def _move(self, coordinates: np.ndarray) -> None:
+    def use(self, strategy: Strategy, blocks: Blocks | None = None) -> None:
+        """Go on with a strategy, on some blocks of the data only if they are given."""
+        self.strategy = strategy
+        self._blocks = self.problem.blocks(strategy.block) if blocks is None else blocks
+        self._layers.close()
+        self._layers = FirstLayers(self._replica, strategy.reused, [self._origin, *self._axes], self._blocks)
+        self._together = Together(self._replica, self._layers, self._origin, self._axes)
+
+    def probe(self, points: int) -> list[list[Tensor]]:
+        """Totals of some points about the origin, computed when this returns."""
+        rows = np.linspace(-0.5, 0.5, points * len(self._axes)).reshape(points, -1)
+        totals = self._now(rows)
+        totals[-1][0].cpu()
+        return totals
+
+    def provenance(self, **facts: Any) -> str:
+        """What determines the values, as JSON: problem, subspace, the strategy in use, and the facts given."""
+        if self.strategy not in self._said:
+            self._said[self.strategy] = provenance_json(self.problem, self.subspace, self.strategy.record(), **facts)
+        return self._said[self.strategy]
+
+    @property
+    def can_batch(self) -> bool:
+        """Whether points may be evaluated together, as far as is known without trying."""
+        conduct = self.problem.conduct
+        return not (conduct.needs_grad or conduct.changes_batches) and self.problem.seed is None
+
+    def trusted(self) -> bool:
+        """Whether the strategy in use gives the values of the plainest one, but for rounding."""
+        strategy, blocks = self.strategy, self._blocks
+        found = self.probe(3)
+        self.use(replace(strategy, points=1, reused=()), blocks)
+        plain = self.probe(3)
+        self.use(strategy, blocks)
+        return all(agree(a, b, self.problem) for a, b in zip(found, plain, strict=True))
+
+    def first_layers(self, blocks: Blocks) -> tuple[str, ...]:
+        """Names of the layers that can be summed from products, as far as some blocks show."""
+        conduct, dtype = self.problem.conduct, self.problem.dtype
+        if conduct.needs_grad or conduct.changes_batches or dtype not in (torch.float32, torch.float64):
+            return ()
+        if any(measure.takes_model for measure in self.problem.measures):
+            return ()
+        self._layers.close()
+        elsewhere = self._origin + sum(axis * (0.37 - i) for i, axis in enumerate(self._axes))
+        return first_layers(self._replica, blocks, [self._origin, elsewhere], 1 + len(self._axes))
+
+    def _fitting(self, compute: Callable[[], list[Any]]) -> list[Any]:
+        """What is computed, with a smaller strategy where memory runs out."""
+        while True:
+            try:
+                return compute()
+            except Exception as error:
+                smaller = self.strategy.smaller() if out_of_memory(error) else self._one_by_one()
+                if smaller is None:
+                    raise
+            if self.problem.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.use(smaller)
+
+    def _one_by_one(self) -> Strategy | None:
+        return replace(self.strategy, points=1) if self.strategy.points > 1 else None
+
+    def _now(self, coordinates: np.ndarray) -> list[list[Tensor]]:
+        points = self.strategy.points
+        if points == 1:
+            return [self._at(row) for row in coordinates]
+        groups = (coordinates[start : start + points] for start in range(0, len(coordinates), points))
+        return [totals for group in groups for totals in self._together(group, self._blocks)]
+
+    def _at(self, row: np.ndarray) -> list[Tensor]:
+        coordinates = self._layers.coordinates = row.tolist()
         flat = self._replica.flat
         flat.copy_(self._origin)
         for coordinate, axis in zip(coordinates, self._axes, strict=True):
-            flat.add_(axis, alpha=float(coordinate))
-
-    def _fastest(self) -> Strategy:
-        """Blocks from the problem's own batch size upwards, doubled as long as that is faster."""
-        threads, problem = torch.get_num_threads(), self.problem
-        if not problem.free_blocks:
-            return Strategy(None, threads)
-        n = problem.n
-        bytes_each = sum(leaf.nbytes for leaf in tensors_of(problem.data.blocks(n)[0])) / n
-        largest = min(n, PROBE_SAMPLES, max(1, int(BLOCK_BYTES / bytes_each)))
-        best, seconds = None, np.inf
-        size = min(max(problem.data.sizes), largest)
-        while True:
-            now = self._seconds_a_sample(size)
-            if best is not None and now > 0.95 * seconds:
-                return Strategy(best, threads)
-            best, seconds = size, now
-            if size == largest or seconds * size > LONG_PROBE_SECONDS:
-                return Strategy(best, threads)
-            size = min(2 * size, largest)
-
-    def _seconds_a_sample(self, size: int) -> float:
-        """Time of one block of a size, the better of two, for each of its samples."""
-        block, best = {"": self.problem.data.blocks(size)[:1]}, np.inf
-        for _ in range(2):
-            start = time.perf_counter()
-            self._replica.totals(block)[0].cpu()
-            best = min(best, time.perf_counter() - start)
-            if best > LONG_PROBE_SECONDS:
-                break
-        return best / size
+            flat.add_(axis, alpha=coordinate)
+        try:
+            return self._replica.totals(self._blocks)
+        except Exception as error:
+            place = ", ".join(f"{n} = {c:.6g}" for n, c in zip(self.subspace.names, coordinates, strict=True))
+            error.add_note(f"This happened at the point {place} of the {self.subspace.title}.")
+            raise
 
 
 def evaluate(
@@ -153,7 +179,12 @@ def evaluate(
     coordinates = np.asarray(coordinates, dtype=np.float64)
     if coordinates.ndim == 1 and len(subspace.axes) == 1:
         coordinates = coordinates[:, None]
-    if coordinates.ndim != 2 or coordinates.shape[1] != len(subspace.axes) or not np.isfinite(coordinates).all():
+    if (
+        coordinates.ndim != 2
+        or coordinates.shape[1] != len(subspace.axes)
+        or not np.isfinite(coordinates).all()
+        or not len(coordinates)
+    ):
         raise LandscapeError(
             f"coordinates have shape {list(coordinates.shape)}; expected finite numbers [points, {len(subspace.axes)}]."
         )
@@ -165,7 +196,6 @@ def _evaluated(
     problem: Problem, subspace: Subspace, coordinates: np.ndarray, strategy: Strategy | None
 ) -> Iterator[xr.Dataset]:
     evaluator = Evaluator(problem, subspace, strategy)
-    provenance = provenance_json(problem, subspace, evaluator.strategy.record())
     points = len(coordinates)
     found: Rows = {}
     done = np.zeros(points, dtype=bool)
@@ -178,7 +208,7 @@ def _evaluated(
             attrs={
                 "progress": float(done.mean()),
                 "status": "done" if done.all() else "running",
-                "provenance": provenance,
+                "provenance": evaluator.provenance(),
             },
         )
 

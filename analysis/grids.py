@@ -34,6 +34,10 @@ class SampleGrid:
         """Coordinates [points, axes] of the nodes of a mask, in C order."""
         return np.stack([axis[where] for axis in np.meshgrid(*self.nodes, indexing="ij")], -1)
 
+    def nearest(self, points: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Index grid of the node nearest to each point of a grid of coordinates, one array an axis."""
+        return np.ix_(*(np.abs(have[:, None] - want).argmin(0) for have, want in zip(self.nodes, points, strict=True)))
+
     def store(self, where: np.ndarray, rows: Rows) -> None:
         """Write rows at flat node numbers [points]."""
         store(self._flat, self.size, where, rows)
@@ -68,3 +72,20 @@ def spread(coarse: np.ndarray) -> np.ndarray:
     finer = np.zeros([2 * n - 1 for n in coarse.shape])
     finer[_even(finer.shape)] = coarse
     return maximum_filter(finer, size=3)
+
+
+def peaks(values: np.ndarray, count: int) -> np.ndarray:
+    """Mask of the largest values, no two of them side by side: `count` at most, positive ones only."""
+    left, chosen = values.copy(), np.zeros(values.shape, dtype=bool)
+    for _ in range(count):
+        at = np.unravel_index(left.argmax(), left.shape)
+        if left[at] <= 0:
+            break
+        chosen[at] = True
+        left[tuple(slice(max(0, i - 1), i + 2) for i in at)] = 0
+    return chosen
+
+
+def like(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The mask with trailing dims of length 1, to select among values [*mask.shape, ...]."""
+    return mask.reshape(*mask.shape, *[1] * (values.ndim - mask.ndim))

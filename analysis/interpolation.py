@@ -1,7 +1,7 @@
 """Pictures from grids of samples: cubic splines of a suitable transform, and how wrong they are.
 
-The error of a picture is what the next finer level of samples disagrees with, as a fraction of the range of
-the values, on the linear scale and, where all values are positive, on the logarithmic one; the larger counts.
+The error of a picture at a point is its distance from the true value, as a fraction of the range of the values,
+on the linear scale and, where all values are positive, on the logarithmic one; the larger counts.
 """
 
 from __future__ import annotations
@@ -14,19 +14,26 @@ from scipy.interpolate import make_interp_spline
 from scipy.ndimage import distance_transform_edt
 
 Axes = Sequence[np.ndarray]
+FLAT = 2048  # roundings: a smaller range counts as so many, or that of a spline would count as an error,
+FLAT_SHARE = 1 / 16  # but never as more than this share of the values: in coarse arithmetic noise is an error
 
 
 @dataclass(frozen=True)
 class Method:
-    """How values between samples are found: degree 3 or 1, of the values or of their logarithm."""
+    """How values between samples are found: a spline of degree 1, 3 or 5, of the values or of their logarithm."""
 
     degree: int
     log: bool
 
     @property
     def name(self) -> str:
-        spline = {1: "linear", 3: "cubic spline"}[self.degree]
+        spline = {1: "linear", 3: "cubic spline", 5: "quintic spline"}[self.degree]
         return f"{spline} of the logarithm" if self.log else spline
+
+    @property
+    def rival(self) -> Method:
+        """The method that is two degrees above: where the two differ, neither is to be trusted."""
+        return Method(self.degree + 2, self.log)
 
     def __call__(self, nodes: Axes, values: np.ndarray, at: Axes) -> np.ndarray:
         """Values [*nodes, ...] on the grid of `nodes`, as values [*at, ...] on the grid of `at`.
@@ -82,27 +89,35 @@ def disagreement(
     """Difference at each point as a fraction of the range, on the worse of the linear and log scales.
 
     among: the values whose range counts, those of `true` if left out. eps: relative rounding error of the values;
-    a range of nothing but rounding counts as flat.
+    a range below 2048 of them counts as 2048, or as 1/16 of the values, so that a flat loss agrees with itself.
 
     A prediction that misses a NaN or an infinity disagrees infinitely; where both agree on one, not at all.
     """
-    result = np.where(_kind(predicted) == _kind(true), 0.0, np.inf)
+    result = np.where(kind(predicted) == kind(true), 0.0, np.inf)
     compared = np.isfinite(predicted) & np.isfinite(true)
     if compared.any():
         p, t = predicted[compared], true[compared]
         among = true if among is None else among
         among = among[np.isfinite(among)]
-        worst = _share(p, t, among, eps * np.abs(among).max())
+        least = min(FLAT * eps, FLAT_SHARE)
+        worst = _share(p, t, among, least * np.abs(among).max())
         if min(t.min(), among.min()) > 0:
             with np.errstate(divide="ignore", invalid="ignore"):
-                worst = np.maximum(worst, np.where(p > 0, _share(np.log(p), np.log(t), np.log(among), eps), np.inf))
+                worst = np.maximum(worst, np.where(p > 0, _share(np.log(p), np.log(t), np.log(among), least), np.inf))
         result[compared] = worst
     return result
 
 
-def _kind(values: np.ndarray) -> np.ndarray:
+def rounding(values: np.ndarray, eps: float) -> float:
+    """The disagreement that one rounding of the values makes: no error of a picture is known to be below it."""
+    finite = values[np.isfinite(values)]
+    return float(disagreement(finite * (1 + eps), finite, eps=eps).max(initial=0.0))
+
+
+def kind(values: np.ndarray) -> np.ndarray:
+    """0 for finite values, else a number for each of NaN, inf and -inf."""
     return np.select([np.isnan(values), np.isposinf(values), np.isneginf(values)], [1, 2, 3], 0)
 
 
-def _share(p: np.ndarray, t: np.ndarray, among: np.ndarray, rounding: float) -> np.ndarray:
-    return np.abs(p - t) / max(np.ptp(among), 64 * rounding, np.finfo(float).tiny)
+def _share(p: np.ndarray, t: np.ndarray, among: np.ndarray, least: float) -> np.ndarray:
+    return np.abs(p - t) / max(np.ptp(among), least, np.finfo(float).tiny)

@@ -52,8 +52,9 @@ def moments(values: Tensor, weights: Tensor) -> Tensor:
     """Sums over samples that a mean and its standard error need, float64 [6] or [6, classes]."""
     s, w = values.double(), weights.double()
     s = torch.where(w == 0, 0.0, s)  # what does not count may be NaN or infinite
-    count = torch.full_like(w.sum(0), len(w))
-    return torch.stack([s.sum(0), w.sum(0), (s * s).sum(0), (s * w).sum(0), (w * w).sum(0), count])
+    dot = torch.dot if s.ndim == 1 else lambda a, b: (a * b).sum(0)
+    total, weight = s.sum(0), w.sum(0)
+    return torch.stack([total, weight, dot(s, s), dot(s, w), dot(w, w), torch.full_like(weight, len(w))])
 
 
 def mean_and_error(total: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,7 +68,7 @@ def mean_and_error(total: Tensor) -> tuple[Tensor, Tensor]:
 
 def by_sample(values: Tensor, n: int) -> Tensor:
     """Sums over all dims but the first, in float64."""
-    return values.double().reshape(n, -1).sum(1)
+    return values.double() if values.shape == (n,) else values.double().reshape(n, -1).sum(1)
 
 
 def inputs_of(batch: Any) -> tuple[tuple, dict]:

@@ -17,6 +17,7 @@ from .checkpoints import Checkpoint, load_checkpoint, persistent_state
 from .data import FrozenData, freeze
 from .errors import ProblemError
 from .measures import Measure, target_of
+from .precision import TF32_EPS
 from .provenance import code_digest
 from .reading import CheckpointFile
 from .replica import Replica, tracked_norms
@@ -52,7 +53,9 @@ class Problem:
     samples: evaluate on so many samples only (a random subset, seed 0, where the data allow it).
     seed: allows layers that draw random numbers, with this seed at each evaluation. While an evaluation runs the
         global generators are in use, and restored after it: other threads must not draw from them meanwhile.
-    dtype, device: of the arithmetic; sums over the data are float64.
+    dtype, device: of the arithmetic; sums over the data are float64. Data that fill more than half of the
+        device's free memory stay on the host and are moved block by block.
+    tf32: on a GPU, round the factors of float32 products to TF32; else they are exact, whatever torch is set to.
 
     Raises ProblemError, DataError.
     """
@@ -73,6 +76,7 @@ class Problem:
         seed: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
+        tf32: bool = False,
         name: str | None = None,
     ):
         if not isinstance(model, nn.Module):
@@ -87,7 +91,8 @@ class Problem:
         for function in (loss, *(metrics.values() if isinstance(metrics, Mapping) else ())):
             _refuse_closure(function, model)
         self.name = name or type(model).__name__
-        self.dtype, self.device, self.seed = dtype, torch.device(device), seed
+        self.dtype, self.device, self.seed = dtype, _available(device), seed
+        self.tf32 = tf32 and self.device.type == "cuda" and dtype == torch.float32
         self.structure = Structure.of(model)
         self.code_digest = code_digest(model, loss, metrics)
         self.model = _own_copy(model, self.structure).to(self.device, dtype)
@@ -98,11 +103,8 @@ class Problem:
         self.calibration = self._calibration(calibration)
         own = {_valid_name(name): freeze(part, batch_size=batch_size) for name, part in (also or {}).items()}
         self.also = {name: part.to(self.device, dtype) for name, part in own.items()}
-        self.measures: list[Measure] = []
-        for split, part in {"": self.data, **self.also}.items():
-            first = losses.measure_of("loss", self._own_module(loss), reduction, model)
-            found = [first, *self._metrics(first, part, metrics, reduction, model)]
-            self.measures += [_over(measure, split) for measure in found]
+        self._asked = loss, metrics, reduction
+        self.measures = self._measured()
         self._checkpoint = Checkpoint.of(self.model, self.name)
         self.conduct = Conduct()
         try_out(self)
@@ -119,6 +121,11 @@ class Problem:
         return self.data.n
 
     @property
+    def eps(self) -> float:
+        """Relative rounding error of the arithmetic."""
+        return TF32_EPS if self.tf32 else torch.finfo(self.dtype).eps
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         return tuple(measure.name for measure in self.measures)
 
@@ -126,6 +133,19 @@ class Problem:
         """The same problem under another BatchNorm policy; model and data are shared."""
         other = copy.copy(self)
         other.batchnorm = self._choice(policy)
+        if self.batchnorm == "batch":  # under which batches are never cut, and what that would do is not known
+            try_out(other)
+        return other
+
+    def with_dtype(self, dtype: torch.dtype) -> Problem:
+        """The same problem in another arithmetic, with the data and the model as this one holds them."""
+        other = copy.copy(self)
+        other.dtype, other.tf32 = dtype, self.tf32 and dtype == torch.float32
+        other.model = copy.deepcopy(self.model).to(dtype)
+        other.data = self.data.to(self.device, dtype)
+        other.also = {name: part.to(self.device, dtype) for name, part in self.also.items()}
+        other.calibration = self.calibration and self.calibration.to(self.device, dtype)
+        other.measures = other._measured()
         return other
 
     def checkpoint(
@@ -175,6 +195,11 @@ class Problem:
         }
 
     @property
+    def streams(self) -> bool:
+        """Whether some of the data are read from the host or from disk at each evaluation."""
+        return any(part.streamed for part in (self.data, *self.also.values()))
+
+    @property
     def free_blocks(self) -> bool:
         """Whether samples may be cut into blocks of any size without changing a value beyond rounding."""
         return (
@@ -199,7 +224,7 @@ class Problem:
             "also": {name: {"samples": part.n, "sha256": part.digest} for name, part in self.also.items()},
             "batchnorm": self.batchnorm,
             "calibration": {"samples": calibrated.n, "sha256": calibrated.digest} if calibrated else None,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": str(self.dtype).removeprefix("torch.") + (", TF32 products" if self.tf32 else ""),
             "device": str(self.device),
             "stochastic_seed": self.seed,
         }
@@ -227,13 +252,22 @@ class Problem:
             return function
         return copy.deepcopy(function).to(self.device, self.dtype).eval()
 
+    def _measured(self) -> list[Measure]:
+        """The loss and the metrics that were asked for, in the dtype of the problem."""
+        loss, metrics, reduction = self._asked
+        measures: list[Measure] = []
+        for split, part in {"": self.data, **self.also}.items():
+            first = losses.measure_of("loss", self._own_module(loss), reduction, self.model)
+            found = [first, *self._metrics(first, part, metrics, reduction)]
+            measures += [_over(measure, split) for measure in found]
+        return measures
+
     def _metrics(
         self,
         loss: Measure,
         data: FrozenData,
         metrics: Iterable[str] | Mapping[str, Any] | None,
         reduction: str,
-        model: nn.Module,
     ) -> list[Measure]:
         if metrics is None:
             metrics = ["accuracy"] if _classifies(loss, data) else []
@@ -242,7 +276,7 @@ class Problem:
         for name in [metrics] if isinstance(metrics, str) else metrics:
             function = named.get(name)
             if function is not None:
-                found.append(losses.measure_of(_valid_name(name), self._own_module(function), reduction, model))
+                found.append(losses.measure_of(_valid_name(name), self._own_module(function), reduction, self.model))
             elif name == "accuracy":
                 found.append(losses.accuracy(loss))
             elif name == "loss_per_class":
@@ -257,6 +291,16 @@ class Problem:
                     f"Unknown metric {name!r}; accepted are 'accuracy', 'loss_per_class', or a dict of functions."
                 )
         return found
+
+
+def _available(device: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ProblemError(f"The device is {device!r}, which torch cannot use here: {reason}. Pass 'cpu'.") from error
+    return device
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -6,8 +6,10 @@ The contract of ``my_project.py``:
   makes it when it is first looked at. Required.
 * ``checkpoints``, optional: a path, a list of paths, or a dict of name to path, (path, key), state dict or
   module; with several problems also a dict of problem name to one of these. In a list a path may be a file, a
-  folder or a pattern such as ``runs/*.pt``, relative to the project file. The key picks one of several state
-  dicts in a file. Without ``checkpoints`` the one checkpoint is the model as given.
+  folder or a pattern such as ``runs/*.pt``, relative to the project file. A folder stands for the checkpoints in
+  it, files and folders of their own (with shards and an index, or with one weights file), numbers in their names
+  in numeric order. The key picks one of several state dicts in a file. Without ``checkpoints`` the one checkpoint
+  is the model as given.
 
 The file runs once when the project is loaded, with its folder first on the import path. An exception in it is a
 ProjectError that carries the user's own traceback.
@@ -16,12 +18,13 @@ ProjectError that carries the user's own traceback.
 from __future__ import annotations
 
 import difflib
+import glob
 import importlib.util
 import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +33,9 @@ from torch import nn
 from .checkpoints import Checkpoint
 from .errors import CheckpointError, ProjectError
 from .problem import Problem
+from .shards import index_of, is_checkpoint, weight_files
 
 _neighbours: set[str] = set()  # modules that a project imported from its own folder
-SUFFIXES = (".pt", ".pth", ".th", ".ckpt", ".bin", ".safetensors")
 
 
 class Project:
@@ -131,8 +134,7 @@ def _named(checkpoints: Any, folder: Path) -> dict[str, Any]:
     files = [file for entry in checkpoints for file in _files(entry, folder)]
     if not files:
         raise ProjectError(f"checkpoints = {[str(c) for c in checkpoints]} names no file below '{folder or '.'}'.")
-    stems = [file.stem for file in files]
-    return {file.stem if stems.count(file.stem) == 1 else file.name: file for file in files}
+    return _labelled(dict.fromkeys(files))
 
 
 def _is_source(value: Any) -> bool:
@@ -152,19 +154,35 @@ def _resolved(entry: str | Path, folder: Path) -> Path:
 
 
 def _files(entry: str | Path, folder: Path) -> list[Path]:
+    """The checkpoints, files or folders, that an entry stands for; a run's final weights after its steps."""
     path = _resolved(entry, folder)
+    final: list[Path] = []
     if path.is_dir():
-        found = [file for file in path.iterdir() if file.suffix in SUFFIXES]
-    elif any(mark in path.name for mark in "*?["):
-        found = [file for file in path.parent.glob(path.name) if file.is_file()]
+        found = [*weight_files(path), *(child for child in path.iterdir() if child.is_dir() and is_checkpoint(child))]
+        final = [path] if index_of(path) is not None else []
+    elif glob.has_magic(str(entry)) and not path.exists():
+        matches = (folder / match for match in glob.glob(str(Path(entry).expanduser()), root_dir=folder))
+        found = [match for match in matches if match.is_file() or (match.is_dir() and is_checkpoint(match))]
     else:
         found = [path]
-    return sorted(found, key=lambda file: _numeric(file.name))
+    return [*sorted(found, key=lambda file: _numeric(file.as_posix())), *final]
+
+
+def _labelled(files: Iterable[Path]) -> dict[str, Path]:
+    """Each file under the shortest name that no other has: without suffix, with it, or with folders before it."""
+    paths = list(files)
+    depths = range(1, 1 + max(len(p.parts) for p in paths))
+    names = [
+        [p.name if p.is_dir() else p.stem for p in paths],
+        *(["/".join(p.parts[-k:]) for p in paths] for k in depths),
+    ]
+    found = {next(row[i] for row in names if row.count(row[i]) == 1): path for i, path in enumerate(paths)}
+    return found if len(found) == len(paths) else {path.as_posix(): path for path in paths}
 
 
 def _numeric(name: str) -> list[tuple[int, int, str]]:
     """Sort key that puts step-9 before step-10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def load_project(path: str | Path) -> Project:
@@ -176,6 +194,9 @@ def load_project(path: str | Path) -> Project:
         raise ProjectError(f"'{path.name}' is not a Python file; a project is a .py file that defines `problem`.")
     module = _run(path.resolve())
     problems = getattr(module, "problems", None) or getattr(module, "problem", None)
+    alone = getattr(module, "problem", None)
+    if isinstance(problems, Mapping) and isinstance(alone, Problem) and alone not in problems.values():
+        raise ProjectError(f"{path.name} has both `problem` and `problems`; keep one of them.")
     if problems is None:
         raise ProjectError(
             f"'{path.name}' defines neither `problem` (an analysis.Problem) nor `problems` (a dict of them)."

@@ -16,17 +16,26 @@ def untouched_rng() -> Iterator[None]:
 
     Never hold this open across a yield of results.
     """
-    torch_state = torch.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    state = rng_state()
     try:
         yield
     finally:
-        torch.set_rng_state(torch_state)
-        if cuda_states:
-            torch.cuda.set_rng_state_all(cuda_states)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        random.setstate(python_state)
+        set_rng_state(state)
+
+
+def rng_state() -> tuple:
+    """Where the global generators of torch (CPU and CUDA), NumPy and Python stand, for `set_rng_state`."""
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return torch.get_rng_state(), cuda_states, np.random.get_state(), random.getstate()  # noqa: NPY002
+
+
+def set_rng_state(state: tuple) -> None:
+    torch_state, cuda_states, numpy_state, python_state = state
+    torch.set_rng_state(torch_state)
+    if cuda_states:
+        torch.cuda.set_rng_state_all(cuda_states)
+    np.random.set_state(numpy_state)  # noqa: NPY002
+    random.setstate(python_state)
 
 
 def rng_fingerprint() -> int:

@@ -16,7 +16,7 @@ import re
 import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -27,11 +27,12 @@ from torch import Tensor
 from torch.serialization import MAGIC_NUMBER
 
 from .errors import CheckpointError
+from .shards import INDEX, is_index, shards_of, weights_of
 from .unpickling import Inert, InertUnpickler, some
 
 ACCEPTED = (
-    "Accepted are files written by torch.save (.pt .pth .th .ckpt .bin) or safetensors; "
-    "torch.save(model.state_dict(), path) is best."
+    "Accepted are files written by torch.save (.pt .pth .th .ckpt .bin) or safetensors, and folders with one of "
+    "them or with shards and their index; torch.save(model.state_dict(), path) is best."
 )
 LEGACY_MAGIC = pickle.dumps(MAGIC_NUMBER, protocol=2)[2:-1]
 DEPTH = 4  # containers below the top level that are searched for state dicts
@@ -57,9 +58,10 @@ class StateDict:
 class CheckpointFile:
     """What a checkpoint file holds.
 
-    state_dicts: by path. info: the training facts that the file states, as plain numbers under one name each
-    (the keys of `FACTS`), and the metadata strings of a safetensors file. placeholders: what was not loaded,
-    as "module.Class", or the kind of a tensor that has no plain values (quantised, sparse).
+    source: the file, index or folder that was read. state_dicts: by path. info: the training facts that the file
+    states, as plain numbers under one name each (the keys of `FACTS`), and the metadata strings of a safetensors
+    file. placeholders: what was not loaded, as "module.Class", or the kind of a tensor that has no plain values
+    (quantised, sparse).
     """
 
     source: Path
@@ -67,29 +69,67 @@ class CheckpointFile:
     info: dict[str, int | float | str]
     placeholders: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """What to call it: the name of the file without its suffix, or of the folder."""
+        path = Path(os.path.abspath(self.source))
+        if is_index(path):
+            return path.parent.name
+        return path.name if path.is_dir() else path.stem
+
 
 def read_checkpoint(path: str | os.PathLike[str]) -> CheckpointFile:
     """Read every state dict of a checkpoint file; nothing in the file is ever executed.
 
-    The content tells the format: torch.save's zip or its format before 1.6, or safetensors. A pickled module
-    counts as the state dict of its parameters and persistent buffers.
+    path: a file, whose content tells the format: torch.save's zip or its format before 1.6, or safetensors. Or the
+    index of shards (``model.safetensors.index.json``, ``pytorch_model.bin.index.json``) whose tensors become one state
+    dict. Or a folder that holds one of these. A pickled module counts as the state dict of its parameters and
+    persistent buffers.
 
-    Raises CheckpointError if the file is absent, empty, damaged, of another format or holds no tensors.
+    Raises CheckpointError if the file or a shard of it is absent, empty, damaged, of another format or holds no
+    tensors, and for an index that names anything but files in its own folder.
     """
     source = Path(path)
-    if source.is_dir():
-        raise CheckpointError(f"{source} is a directory; give one file in it. {ACCEPTED}")
     if not source.exists():
         raise CheckpointError(f"{source} does not exist; check the path. {ACCEPTED}")
+    try:
+        file = weights_of(source) if source.is_dir() else source
+        found = _read_shards(file) if is_index(file) else _read_file(file)
+    except OSError as error:
+        raise CheckpointError(f"{source} cannot be read: {error.strerror or type(error).__name__}.") from error
+    return replace(found, source=source)
+
+
+def _read_shards(index: Path) -> CheckpointFile:
+    """The tensors of all shards as one state dict."""
+    tensors: dict[str, Tensor] = {}
+    info: dict[str, int | float | str] = {}
+    placeholders: dict[str, None] = {}
+    shards = shards_of(index)
+    listed = {name for names in shards.values() for name in names}
+    for shard, names in shards.items():
+        file = _read_file(shard)
+        held = file.state_dicts[""].tensors if "" in file.state_dicts else {}
+        absent = [name for name in names if name not in held]
+        if absent:
+            raise CheckpointError(
+                f"{shard} lacks {some(absent)}, which {index.name} says it holds: they are of different saves. Copy "
+                f"the shards and their {INDEX} from one place."
+            )
+        tensors |= {name: tensor for name, tensor in held.items() if name in names or name not in listed}
+        info |= file.info
+        placeholders |= dict.fromkeys(file.placeholders)
+    return CheckpointFile(index, {"": StateDict(tensors, "")}, info, tuple(placeholders))
+
+
+def _read_file(source: Path) -> CheckpointFile:
     names: dict[str, None] = {}
     try:
         tree, metadata = _read(source, names)
         state_dicts = {found.path: found for found in _find(tree, (), (), names)}
         info = _facts(tree) | metadata
-    except CheckpointError:
+    except (CheckpointError, OSError):
         raise
-    except OSError as error:
-        raise CheckpointError(f"{source} cannot be read: {error.strerror or type(error).__name__}.") from error
     except Exception as error:  # a damaged or hostile stream can fail in any way
         what = "is damaged or cut short, or asks for what no checkpoint needs; copy or save it again."
         raise _refusal(source, what) from error

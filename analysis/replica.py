@@ -23,7 +23,8 @@ from .checkpoints import Checkpoint, persistent_state
 from .data import map_tensors, tensors_of
 from .errors import ProblemError
 from .measures import TARGET_KEYS, Measure, inputs_of, mean_and_error, moments
-from .randomness import untouched_rng
+from .precision import products_in
+from .randomness import set_rng_state, untouched_rng
 from .weights import Weights
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Replica:
             self._spans[name] = (end, size)
             end += -(-size // step) * step
         self.flat = torch.zeros(end, dtype=problem.dtype, device=problem.device)
-        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        parameters = self.parameters = dict(self.model.named_parameters(remove_duplicate=False))
         aliases = problem.structure.aliases
         for name in [*self._spans, *aliases]:
             start, size = self._spans[aliases.get(name, name)]
@@ -77,8 +78,11 @@ class Replica:
         ]
         named = {**dict(self.model.named_buffers(remove_duplicate=False)), **persistent_state(self.model)}
         self._buffers = {n: tensor for n, tensor in named.items() if aliases.get(n, n) not in self._spans}
-        self._kept = {name: buffer.clone() for name, buffer in self._buffers.items()}
+        self.kept = {name: buffer.clone() for name, buffer in self._buffers.items()}
         self._versions: dict[str, int] = {}
+        calibration = problem.calibration
+        self._calibration = list(zip(calibration.batches(), calibration.sizes, strict=True)) if calibration else []
+        self.batch: Any = None  # the frozen batch that is being evaluated
 
     def pack(self, weights: Weights) -> Tensor:
         """Weights as a vector in the layout of `flat`."""
@@ -87,6 +91,11 @@ class Replica:
             vector[start : start + size] = weights[name].flatten()
         return vector
 
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """The parameters in a vector of the layout of `flat`, by name."""
+        entries = self.problem.structure.entries
+        return {name: flat[start : start + n].view(entries[name].shape) for name, (start, n) in self._spans.items()}
+
     def load(self, checkpoint: Checkpoint) -> None:
         """Stand at a checkpoint: its weights and its buffers."""
         self.flat.copy_(self.pack(checkpoint.weights))
@@ -94,7 +103,7 @@ class Replica:
 
     def load_buffers(self, checkpoint: Checkpoint) -> None:
         for name, value in checkpoint.buffers.items():
-            self._kept[name].copy_(value)
+            self.kept[name].copy_(value)
         self._versions = {}
 
     def measure(self) -> dict[str, tuple[Any, Any]]:
@@ -114,27 +123,35 @@ class Replica:
 
     def totals(self, blocks: dict[str, list[Any]]) -> list[Tensor]:
         """Moments over the blocks of each data set at the present weights, on the device, in order of the measures."""
+        with self.seeded():
+            return self._totals(blocks)
+
+    @contextmanager
+    def seeded(self, state: tuple | None = None) -> Iterator[None]:
+        """The global generators as the problem's seed sets them, or as they once stood; as they were afterwards."""
         seed = self.problem.seed
         if seed is None:
-            return self._totals(blocks)
+            yield
+            return
         with _SEEDING, untouched_rng():
-            torch.manual_seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
-            random.seed(seed)
-            return self._totals(blocks)
+            if state is not None:
+                set_rng_state(state)
+            else:
+                torch.manual_seed(seed)
+                np.random.seed(seed)  # noqa: NPY002
+                random.seed(seed)
+            yield
 
     def gradient(self, blocks: list[Any]) -> Weights:
         """Gradient of the mean loss over the data at the present weights."""
         loss, moving = self.problem.measures[0], self._moving
         sums = [torch.zeros_like(p) for p in moving]
         total = torch.zeros((), dtype=torch.float64, device=self.flat.device)
-        with self.own_context(grad=False):
-            self._restore_buffers()
-            self._norm_mode()
-        with self.own_context(grad=True):
-            for batch in blocks:
-                subject = self.model if loss.takes_model else self._output(self._guarded(batch))
-                values, weights = loss.function(subject, self._guarded(batch))
+        with self.seeded(), self.own_context(grad=True):
+            self.settle()
+            for batch in map(self.here, blocks):
+                subject = self.model if loss.takes_model else self.output(batch)
+                values, weights = loss.function(subject, self.guarded(batch))
                 if not values.requires_grad:
                     raise ProblemError("The loss does not depend on the weights through anything differentiable.")
                 parts = torch.autograd.grad(values.sum(), moving, allow_unused=True)
@@ -145,23 +162,42 @@ class Replica:
         gradient = {name: (s / total).to(s.dtype) for name, s in zip(self._spans, sums, strict=True)}
         return Weights(gradient, self.problem.structure)
 
-    def _totals(self, blocks: dict[str, list[Any]]) -> list[Tensor]:
-        totals: list[Tensor] = []
-        with self.own_context(self.problem.conduct.needs_grad):
+    def settle(self) -> None:
+        """Bring buffers and normalisation layers to what the problem's policy says for the present weights."""
+        with self.own_context(grad=False):
             self._restore_buffers()
             self._norm_mode()
-            for name, parts in blocks.items():
-                measures = [measure for measure in self.problem.measures if measure.data == name]
-                sums = self.scores(measures, parts[0])
-                for batch in parts[1:]:
-                    sums = [a + b for a, b in zip(sums, self.scores(measures, batch), strict=True)]
-                totals += sums
+
+    def output(self, batch: Any) -> Any:
+        """The model's output on a batch, which stays as it is."""
+        return self._output(self.guarded(batch))
+
+    def _totals(self, blocks: dict[str, list[Any]]) -> list[Tensor]:
+        with self.own_context(self.problem.conduct.needs_grad):
+            self._restore_buffers()
+            return self.sums(blocks)
+
+    def sums(self, blocks: dict[str, list[Any]]) -> list[Tensor]:
+        """Moments over the blocks of each data set with the weights and buffers that the network has now."""
+        self._norm_mode()
+        totals: list[Tensor] = []
+        for name, parts in blocks.items():
+            measures = [measure for measure in self.problem.measures if measure.data == name]
+            sums = self.scores(measures, parts[0])
+            for batch in parts[1:]:
+                sums = [a + b for a, b in zip(sums, self.scores(measures, batch), strict=True)]
+            totals += sums
         return totals
 
     @contextmanager
     def own_context(self, grad: bool) -> Iterator[None]:
         """Grad mode and autocast as the problem wants them, whatever the caller's are."""
-        with torch.set_grad_enabled(grad), torch.autocast(self.flat.device.type, enabled=False):
+        device = self.flat.device
+        with (
+            torch.set_grad_enabled(grad),
+            torch.autocast(device.type, enabled=False),
+            products_in(self.problem.tf32, device),
+        ):
             if not grad:
                 yield
                 return
@@ -176,19 +212,21 @@ class Replica:
 
     def scores(self, measures: list[Measure], batch: Any) -> list[Tensor]:
         """Moments of each of some measures on one batch."""
+        self.batch = batch
+        batch = self.here(batch)
         parts: list[Tensor] = []
         output: Any = None
         versions: list[int] = []
         for measure in measures:
             if not measure.takes_model and (not parts or [leaf._version for leaf in tensors_of(output)] != versions):
-                output = self._output(self._guarded(batch))  # anew where a loss wrote into it
+                output = self.output(batch)  # anew where a loss wrote into it
                 versions = [leaf._version for leaf in tensors_of(output)]
             parts.append(self._moments(measure, output, batch))
         return parts
 
     def _moments(self, measure: Measure, output: Any, batch: Any) -> Tensor:
         subject = self.model if measure.takes_model else output
-        values, weights = measure.function(subject, self._guarded(batch))
+        values, weights = measure.function(subject, self.guarded(batch))
         return moments(values.detach(), weights)
 
     def _output(self, batch: Any) -> Any:
@@ -197,7 +235,14 @@ class Replica:
             kwargs = {k: v for k, v in kwargs.items() if k in self._accepts or k not in TARGET_KEYS}
         return self.model(*args, **kwargs)
 
-    def _guarded(self, batch: Any) -> Any:
+    def here(self, batch: Any) -> Any:
+        """A batch of streamed data, where and as the network computes; others are there already."""
+        if not self.problem.streams:
+            return batch
+        device, dtype = self.flat.device, self.flat.dtype
+        return map_tensors(batch, lambda t: t.to(device, dtype if t.is_floating_point() else None, non_blocking=True))
+
+    def guarded(self, batch: Any) -> Any:
         """The frozen batch in containers of its own; in copies where the model is known to write into its input."""
         conduct = self.problem.conduct
         if conduct.changes_batches:
@@ -209,7 +254,7 @@ class Replica:
             place[key] = buffer
         for name, buffer in self._buffers.items():
             if self._versions.get(name) != buffer._version:
-                buffer.copy_(self._kept[name])
+                buffer.copy_(self.kept[name])
                 self._versions[name] = buffer._version
 
     def _norm_mode(self) -> None:
@@ -217,25 +262,27 @@ class Replica:
         if policy == "batch":
             for norm in self._norms:
                 norm.train()
+                norm.track_running_stats = False  # they play no part, and writing them would spoil kept graphs
         elif policy == "recalibrated":
             self._recalibrate()
 
     def _recalibrate(self) -> None:
         """Running statistics from scratch: the average over the calibration batches, weighted by their sizes."""
-        data = self.problem.calibration
-        assert data is not None
         for norm in self._norms:
             norm.train()
+            norm.reset_running_stats()  # a NaN that was there would survive any momentum
         seen = 0
-        for batch, size in zip(data.batches(), data.sizes, strict=True):
+        for batch, size in self._calibration:
+            self.batch = batch
+            batch = self.here(batch)
             seen += size
             for norm in self._norms:
-                norm.momentum = size / seen  # 1 at first: what was there before counts for nothing
+                norm.momentum = size / seen
             loss = self.problem.measures[0]
             if loss.takes_model:
-                loss.function(self.model, self._guarded(batch))
+                loss.function(self.model, self.guarded(batch))
             else:
-                self._output(self._guarded(batch))
+                self.output(batch)
         for norm in self._norms:
             norm.eval()
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from .problem import Problem
 
 Extent = tuple[tuple[float, float], ...]
+CENTRES = ("first", "mean", "min-norm")
+BASES = {"gram-schmidt": "pair", "svd": "norm", "affine": "affine"}  # and the units of each where none are asked for
+UNITS = ("pair", "norm", "rms")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Axis:
 
 @dataclass(frozen=True, repr=False)
 class Subspace:
-    """Points origin + sum of c_i * axis_i, with axes orthogonal in the Euclidean inner product.
+    """Points origin + sum of c_i * axis_i, with axes orthogonal in the Euclidean inner product unless `oblique`.
 
     Every point is computed from the origin. Buffers (running statistics ...) are the origin's everywhere.
     markers: the checkpoints that the subspace was made from, in their own order.
@@ -45,6 +48,7 @@ class Subspace:
     markers: tuple[Checkpoint, ...]
     kind: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    oblique: bool = False
 
     def __post_init__(self) -> None:
         if len(self.axes) != len(self.names):
@@ -54,8 +58,11 @@ class Subspace:
                 raise LandscapeError(f"Axis '{axis.label}' has length {axis.length}; there is nowhere to go.")
             for other in self.axes[:i]:
                 cosine = axis.weights.dot(other.weights) / (axis.length * other.length)
-                if abs(cosine) > max(1e-4, torch.finfo(next(iter(axis.weights.values())).dtype).eps):
+                rounding = torch.finfo(next(iter(axis.weights.values())).dtype).eps
+                if not self.oblique and abs(cosine) > max(1e-4, rounding):
                     raise LandscapeError(f"Axes '{other.label}' and '{axis.label}' are oblique: cos = {cosine:.3g}.")
+                if abs(cosine) > 1 - 1e-9:
+                    raise LandscapeError(f"Axes '{other.label}' and '{axis.label}' are parallel; they span no plane.")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.title!r})"
@@ -71,7 +78,7 @@ class Subspace:
     @property
     def equal_aspect(self) -> bool:
         """Whether a unit means the same on every axis, so that pictures keep angles."""
-        return len({axis.units for axis in self.axes}) == 1
+        return not self.oblique and len({axis.units for axis in self.axes}) == 1
 
     def point(self, *coordinates: float) -> Weights:
         """The weights at the given coordinates, in the dtype of the origin."""
@@ -87,7 +94,11 @@ class Subspace:
         if isinstance(weights, Checkpoint):
             weights = weights.weights
         rest = weights.to(torch.float64) - self.origin.weights.to(torch.float64)
-        coordinates = np.array([rest.dot(a.weights) / a.weights.dot(a.weights) for a in self.axes])
+        along = np.array([rest.dot(a.weights) for a in self.axes])
+        if self.oblique:
+            coordinates = np.linalg.solve([[a.weights.dot(b.weights) for b in self.axes] for a in self.axes], along)
+        else:
+            coordinates = along / [a.weights.dot(a.weights) for a in self.axes]
         for coordinate, axis in zip(coordinates, self.axes, strict=True):
             rest = rest.add(axis.weights.to(torch.float64), scale=-float(coordinate))
         return coordinates, rest.norm()
@@ -177,9 +188,12 @@ class Subspace:
     def gradient(cls, problem: Problem, checkpoint: Checkpoint) -> Self:
         """Downhill from a checkpoint: along the negative gradient of the problem's loss, one unit is distance 1.
 
-        A plane's second axis is random. Raises LandscapeError where the gradient is zero.
+        A plane's second axis is random. Under batchnorm "recalibrated" the gradient holds the statistics constant,
+        while the loss that is drawn follows them, so its slope is another: see `Problem.gradient`. Raises
+        LandscapeError where the gradient is zero.
         """
-        space = cls.along(checkpoint, -1.0 * problem.gradient(checkpoint), labels=["steepest descent"])
+        held = ", BatchNorm statistics held" if problem.batchnorm == "recalibrated" else ""
+        space = cls.along(checkpoint, -1.0 * problem.gradient(checkpoint), labels=[f"steepest descent{held}"])
         return replace(space, kind="gradient")
 
 
@@ -202,27 +216,74 @@ class Plane(Subspace):
     names = ("a", "b")
 
     @classmethod
-    def through(cls, first: Checkpoint, second: Checkpoint, third: Checkpoint | None = None, seed: int = 0) -> Plane:
+    def through(
+        cls,
+        first: Checkpoint,
+        second: Checkpoint,
+        third: Checkpoint | None = None,
+        seed: int = 0,
+        *,
+        centre: str = "first",
+        basis: str = "gram-schmidt",
+        units: str | None = None,
+    ) -> Plane:
         """The plane through three checkpoints, or through two along a random direction.
 
         Axis a leads from the first to the second; b is orthogonal to it, of the same length, on the side of the
         third. Coordinates are in units of the distance between the first two, so pictures show true angles and
         distances. Without a third, b is a filter-normalised random direction (`seed`) made orthogonal to a.
+
+        The options say where the coordinates of a plane through three checkpoints are 0 and along what they count; the
+        plane is the same. They are those of Sarnthein et al. 2023 (Random Teachers are Good Teachers,
+        arXiv:2302.12091) beside our own default.
+
+        centre: the origin: the "first" checkpoint, the "mean" of the three, or "min-norm", the point of the plane that
+            is nearest to zero weights. Buffers are those of the first checkpoint everywhere.
+        basis: with e1 and e2 leading from the centre to the second and the third checkpoint,
+            "gram-schmidt": the directions from the first to the second checkpoint and to the third, orthonormal in
+            this order; "svd": the left singular vectors of the matrix [e1 e2], largest singular value first, with signs
+            that put the first checkpoint at the lower left of the mean of the three; "affine": e1 and e2 themselves,
+            so that the second lies at (1, 0) and the third at (0, 1). An affine basis is oblique: its picture shows
+            neither angles nor distances, and the result records its `angle_degrees`.
+        units: what one unit of an orthonormal basis is: "pair", the distance between the first two checkpoints (default
+            of "gram-schmidt"); "norm", Euclidean distance 1 (default of "svd"); or "rms", distance sqrt(numel / 2),
+            so that the root mean square over a point's two coordinates is that over the entries of its displacement.
+
+        Raises LandscapeError for unknown or unfit options, and if the checkpoints lie on one line.
         """
+        units = _valid_options(third, centre, basis, units)
         along = _difference(first, second)
         if third is None:
             across, label = random_directions(first.weights, 1, seed)[0], "random direction ⟂ a"
             facts: dict[str, Any] = {"seed": seed, "normalisation": "filter, then orthogonal to a"}
         else:
             across, label, facts = _difference(first, third), f"towards {third.name}, ⟂ a", {}
-        labels = [f"{first.name} → {second.name}", label]
-        unit = along.norm()
-        axes = tuple(
-            _axis(v * unit, first, name, f"distance {first.name} – {second.name}")
-            for v, name in zip(_orthonormal([along, across], labels), labels, strict=True)
-        )
         markers = (first, second) if third is None else (first, second, third)
-        return cls(first, axes, markers, "checkpoint", facts)
+        orthonormal = _orthonormal([along, across], [f"{first.name} → {second.name}", label])
+        if (centre, basis, units) != ("first", "gram-schmidt", "pair"):
+            facts |= {"centre": centre, "basis": basis, "units": units, "buffers": f"of {first.name}"}
+        origin = _centre(markers, centre, orthonormal)
+        spread = [m.weights.to(torch.float64) - origin.weights.to(torch.float64) for m in markers]
+        labels = [f"{first.name} → {second.name}", label]
+        if basis == "svd":
+            orthonormal = _singular(spread, orthonormal)
+            labels = ["singular direction 1", "singular direction 2"]
+        length, unit = {
+            "pair": (along.norm(), f"distance {first.name} – {second.name}"),
+            "norm": (1.0, "weight space"),
+            "rms": ((first.weights.numel / 2) ** 0.5, "root mean square over weights"),
+            "affine": (1.0, ""),
+        }[units]
+        if basis == "affine":
+            axes = tuple(
+                _axis(v, first, f"{origin.name} → {m.name}", f"fraction of the way to {m.name}")
+                for v, m in zip(spread[1:], markers[1:], strict=True)
+            )
+            cosine = spread[1].dot(spread[2]) / (spread[1].norm() * spread[2].norm())
+            facts["angle_degrees"] = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+        else:
+            axes = tuple(_axis(v * length, first, name, unit) for v, name in zip(orthonormal, labels, strict=True))
+        return cls(origin, axes, markers, "checkpoint", facts, oblique=basis == "affine")
 
     @classmethod
     def pca(cls, checkpoints: Sequence[Checkpoint]) -> Plane:
@@ -262,6 +323,45 @@ class Plane(Subspace):
         return cls(last, axes, tuple(checkpoints), "trajectory", {"explained_variance": share})
 
 
+def _valid_options(third: Checkpoint | None, centre: str, basis: str, units: str | None) -> str:
+    """The units that the options of a plane through checkpoints come to. Raises LandscapeError."""
+    chosen = {"centre": (centre, CENTRES), "basis": (basis, tuple(BASES)), "units": (units, (None, *UNITS))}
+    for option, (value, accepted) in chosen.items():
+        if value not in accepted:
+            raise LandscapeError(f"{option} is {value!r}; accepted are {[a for a in accepted if a]}.")
+    if third is None and (centre, basis, units) != ("first", "gram-schmidt", None):
+        raise LandscapeError("centre, basis and units need three checkpoints; give a third, or leave them out.")
+    if basis == "affine" and units is not None:
+        raise LandscapeError(f"units is {units!r}; an affine basis has its own: leave units out, or take basis='svd'.")
+    return units or BASES[basis]
+
+
+def _centre(markers: Sequence[Checkpoint], centre: str, orthonormal: Sequence[Weights]) -> Checkpoint:
+    """The origin of a plane through checkpoints, with the buffers of the first."""
+    first = markers[0]
+    if centre == "first":
+        return first
+    weights = first.weights.to(torch.float64)
+    if centre == "mean":
+        for marker in markers[1:]:
+            weights = weights + marker.weights.to(torch.float64)
+        weights = weights * (1 / len(markers))
+    else:
+        for _ in range(2):
+            for direction in orthonormal:
+                weights = weights.add(direction, scale=-weights.dot(direction))
+    return Checkpoint(weights.to(_dtype(first)), first.buffers, "mean" if centre == "mean" else "nearest to 0")
+
+
+def _singular(spread: Sequence[Weights], orthonormal: Sequence[Weights]) -> list[Weights]:
+    """The left singular vectors of displacements 1 and 2 of the three, all within an orthonormal basis."""
+    inside = np.array([[e.dot(v) for e in orthonormal] for v in spread])
+    vectors = np.linalg.svd(inside[1:].T)[0]
+    low = (inside[0] - inside.mean(0)) @ vectors
+    vectors = vectors * np.where(low > 0, -1.0, 1.0)
+    return [(orthonormal[0] * float(column[0])).add(orthonormal[1], scale=float(column[1])) for column in vectors.T]
+
+
 def _orthonormal(directions: Sequence[Weights], labels: Sequence[str]) -> list[Weights]:
     """Gram-Schmidt in float64, twice. Raises LandscapeError where a direction adds nothing to those before."""
     basis: list[Weights] = []
@@ -290,5 +390,8 @@ def _difference(start: Checkpoint, end: Checkpoint) -> Weights:
 
 
 def _axis(direction: Weights, like: Checkpoint, label: str, units: str) -> Axis:
-    dtype = next(iter(like.weights.values())).dtype
-    return Axis(direction.to(dtype), label, units, direction.norm())
+    return Axis(direction.to(_dtype(like)), label, units, direction.norm())
+
+
+def _dtype(checkpoint: Checkpoint) -> torch.dtype:
+    return next(iter(checkpoint.weights.values())).dtype

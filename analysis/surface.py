@@ -6,27 +6,26 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
-from scipy.ndimage import maximum_filter
+from scipy.ndimage import maximum_filter, minimum_filter
 from scipy.spatial import KDTree
 from scipy.stats import qmc
 
+from .drawing import Drawing
 from .errors import LandscapeError
 from .evaluate import YIELD_SECONDS, Evaluator, Rows, Strategy, store
-from .grids import SampleGrid, spread
-from .interpolation import CUBIC, CUBIC_LOG, LINEAR, Method, candidates, disagreement
-from .losses import Measure
+from .grids import SampleGrid, peaks, spread
+from .interpolation import CUBIC, CUBIC_LOG, candidates, disagreement, kind, rounding
 from .problem import Problem
-from .replica import Replica, as_rows
-from .results import provenance, provenance_json
+from .replica import Replica
+from .results import provenance
 from .subspace import Extent, Subspace
 
-COARSEST_CELLS = {1: 8, 2: 4}
-CHECKS = {1: 8, 2: 32}  # points off the grid at which a converged picture is checked
+COARSEST_CELLS = {1: 8, 2: 16}
+CHECKS = {1: 8, 2: 24}  # points off the grid at which the first level that may count as converged is checked
+SAFETY = 2.5  # so many times the largest error found by checks is stated; see benchmarks/results/pictures-cpu.jsonl
 SURE_LEVEL = 2  # nothing counts as converged before it: 33 nodes of a line, 17 x 17 of a plane
 
 
@@ -45,8 +44,16 @@ def surface(
 
     Samples lie on nested grids, each with half the spacing of the one before. Values between them are splines
     of the values or of their logarithm, whichever predicts the next level better. Refinement stops when the
-    picture of the loss is within `tolerance` of the truth, estimated by what the newest level disagreed with;
-    a picture that does not get there is evaluated at each of its points.
+    estimated error of the picture of the loss is within `tolerance`; where it does not get there, each point of
+    the picture is evaluated, and the stated error is that of the rest.
+
+    The estimated error is `SAFETY` times the largest that checks off the grid find. Half of them lie where a quintic
+    spline of the same samples differs most from the cubic one, no two side by side: an error shows where the order
+    of the method matters (embedded methods: Hairer, Nørsett and Wanner, Solving Ordinary Differential Equations I,
+    section II.4). The others are Halton points, for what the nested grids miss together. Unchecked places are taken
+    to err in proportion to the difference of the splines. No error counts as less than a rounding of the loss.
+    Before the checks the largest disagreement of the newest level with the one before is stated.
+    What is narrower than half the spacing and lower than about a twentieth of the range can slip through.
 
     extent: (low, high) of each axis, in units of the axes. Default: `subspace.default_extent()`.
     resolution: points of the picture along each axis, one number or one an axis.
@@ -57,7 +64,7 @@ def surface(
 
     Yields xarray Datasets (see `analysis.results`), each valid by itself: progress, evaluations, interpolation
     error and status ("running", "converged", "unconverged", "dense") are attributes. Close the generator to
-    cancel. Raises LandscapeError for bad arguments, before anything is evaluated.
+    cancel. Raises LandscapeError for bad arguments, before anything is evaluated, and where no loss is finite.
     """
     shape = _valid_resolution(subspace, resolution)
     extent = _valid_extent(subspace, extent, max(shape))
@@ -89,9 +96,9 @@ def _valid_resolution(subspace: Subspace, resolution: int | Sequence[int]) -> tu
 
 
 class _Surface:
-    """One run: what has been sampled, and how to show it.
+    """One run: what has been sampled, and how wrong its picture may be.
 
-    suspect: the estimated error of the picture of the loss about each node of the newest level.
+    suspect: estimated error of the picture of the loss about each node of the next level that is not evaluated.
     """
 
     def __init__(
@@ -104,94 +111,191 @@ class _Surface:
         resume: xr.Dataset | None,
     ):
         self.problem, self.subspace = problem, subspace
-        self.recalled = _recalled(problem, subspace, resume) if resume is not None else None
+        self.recalled = _recalled(problem, subspace, extent, resume) if resume is not None else None
         self.extent, self.tolerance = extent, tolerance
-        self.picture = SampleGrid(extent, shape)
-        self.methods: dict[str, Method] = {}
-        self.disagreements: dict[str, list[float]] = {m.name: [] for m in problem.measures}
-        self.errors = {m.name: np.nan for m in problem.measures}
-        self.chunks: list[tuple[np.ndarray, Rows]] = []
-        self.eps = torch.finfo(problem.dtype).eps
-        self.unchecked = True
-        self.drawn: tuple[tuple, dict[str, Any]] | None = None
+        self.drawing = Drawing(problem, subspace, extent, shape)
+        self.picture, self.errors = self.drawing.picture, self.drawing.errors
+        self.misses: dict[str, float] = {}  # the largest that checks have found of each metric
+        self.eps = problem.eps
 
     def run(self, dense: bool, strategy: Strategy | None) -> Iterator[xr.Dataset]:
         self.evaluator = Evaluator(self.problem, self.subspace, strategy)
         self.started = time.perf_counter()
-        self.provenance = provenance_json(
-            self.problem,
-            self.subspace,
-            self.evaluator.strategy.record(),
-            extent=self.extent,
-            resolution=self.picture.shape,
-            tolerance=self.tolerance,
-        )
         yield from self._measure_markers()
         level = SampleGrid(self.extent, self._coarsest())
-        self.suspect = np.full(level.shape, np.inf)
         if dense or self._sure_size() >= self.picture.size:
-            yield from self._fill(self.picture, np.ones(self.picture.shape, dtype=bool), None)
-            self.errors = dict.fromkeys(self.errors, 0.0)
+            yield from self._fill(self.picture, ~self.picture.known, None)
+            self.errors.update(dict.fromkeys(self.errors, 0.0))
             yield self._dataset(None, self.evaluator.evaluations, "dense")
             return
-        yield from self._fill(level, np.ones(level.shape, dtype=bool), None)
-        level.filled = True
-        for number in itertools.count(1):
-            finer = level.halved(self.extent, {m.name: self._method(m, level) for m in self.problem.measures})
-            wanted = spread(self.suspect > self.tolerance) > 0 if number > SURE_LEVEL else np.ones(finer.shape, bool)
-            wanted &= ~finer.known
-            region = self._about_suspects(level)
-            if number > SURE_LEVEL and (wanted.sum() >= region.sum() or self._hopeless(finer)):
+        if all(n % 2 for n in level.shape):  # every second node first: soon a picture
+            first = SampleGrid(self.extent, [n // 2 + 1 for n in level.shape])
+            yield from self._fill(first, ~first.known, None)
+            first.filled = True
+            level = self._halved(first)
+            yield from self._fill(level, ~level.known, first)
+        else:
+            yield from self._fill(level, ~level.known, None)
+            level.filled = True
+        for _ in range(SURE_LEVEL):
+            finer = self._halved(level)
+            yield from self._fill(finer, ~finer.known, level)
+            self._choose(level, finer)
+            level = finer
+        if not np.isfinite(level.rows["loss"][0]).any():
+            raise LandscapeError(
+                f"The loss is NaN or infinite at each of the {level.size} points evaluated: there is nothing to draw. "
+                "Look at problem.measure(checkpoint), the checkpoint and the data."
+            )
+        self.suspect, new = np.zeros(level.shape), level.known
+        surprises = [self.errors["loss"]]  # by how much each level differed most from what the one before predicted
+        while True:
+            finer = self._halved(level)
+            before, predicted = finer.known.copy(), {name: means.copy() for name, (means, _) in finer.rows.items()}
+            yield from self._check(level, finer, new, predicted)
+            if new.all():
+                yield from self._scatter(level, finer)
+            self._state(level, self.suspect)
+            if self.suspect.max() <= self.tolerance:
+                yield self._dataset(level, self.evaluator.evaluations, "converged")
+                return
+            wanted = (maximum_filter(self.suspect, size=3) > self.tolerance) & ~finer.known
+            given_up = maximum_filter(self.suspect, size=5) > self.tolerance
+            region = given_up[finer.nearest(self.picture.nodes)]
+            rough = len(surprises) > 2 and surprises[-1] > 0.7 * surprises[-2]  # refining has stopped to help
+            fine = any(n > 2 * m for n, m in zip(finer.shape, self.picture.shape, strict=True))
+            if wanted.sum() >= region.sum() or rough or fine:
                 break
-            before, surprises = finer.known.copy(), {}
             while wanted.any():
                 yield from self._fill(finer, wanted, level)
-                surprises = self._compare(level, finer, finer.known & ~before)
                 # where a prediction failed, so did those beside it that are still believed
-                wanted = (maximum_filter(surprises["loss"][1], size=5) > self.tolerance) & ~finer.known
-            self._judge(surprises, finer.known & ~before)
-            level = finer
-            if number >= SURE_LEVEL and self.suspect.max() <= self.tolerance:
-                yield from self._check(level)
-                if self.suspect.max() <= self.tolerance:
-                    yield self._dataset(level, self.evaluator.evaluations, "converged")
-                    return
-        here, there = self._common(level)
-        again = np.zeros_like(region)
-        again[here] = level.known[there]
-        yield from self._fill(self.picture, region & ~again, level)
+                failed = SAFETY * self._missed(level, finer, predicted)["loss"] > self.tolerance
+                wanted = maximum_filter(failed, size=5) & ~finer.known
+            surprises.append(self._missed(level, finer, predicted)["loss"].max())
+            level, new = finer, finer.known & ~before
+        here, there = self.drawing.shared(level)
+        region[here] &= ~level.known[there]
+        yield from self._fill(self.picture, region, level)
+        self._state(level, self.suspect[~given_up])
         yield self._dataset(level, self.evaluator.evaluations, "unconverged")
 
     def _coarsest(self) -> list[int]:
-        """Nodes of the first level: about square cells, at least 3 nodes along each axis."""
-        lengths = np.array([high - low for low, high in self.extent])
-        cells = COARSEST_CELLS[len(lengths)] * lengths / np.exp(np.log(lengths).mean())
-        return [int(np.clip(round(c), 2, 16)) + 1 for c in cells]
+        """Nodes of the first level, [axes]: of so many cells at most, those with the shortest longest side."""
+        lengths = [high - low for low, high in self.extent]
+        choices = itertools.product(range(2, 17), repeat=len(lengths))
+        within = [cells for cells in choices if np.prod(cells) <= COARSEST_CELLS[len(lengths)]]
+        best = min(within, key=lambda cells: max(length / n for length, n in zip(lengths, cells, strict=True)))
+        return [n + 1 for n in best]
 
     def _sure_size(self) -> int:
         """Nodes of the first level that may count as converged."""
         return int(np.prod([(n - 1) * 2**SURE_LEVEL + 1 for n in self._coarsest()]))
 
-    def _about_suspects(self, level: SampleGrid) -> np.ndarray:
-        """The points of the picture that the newest level does not vouch for."""
-        nearest = (
-            np.abs(have[:, None] - want).argmin(0) for have, want in zip(level.nodes, self.picture.nodes, strict=True)
-        )
-        return (maximum_filter(self.suspect, size=3) > self.tolerance)[np.ix_(*nearest)]
+    def _halved(self, level: SampleGrid) -> SampleGrid:
+        return level.halved(self.extent, {m.name: self.drawing.method(m, level) for m in self.problem.measures})
 
-    def _hopeless(self, finer: SampleGrid) -> bool:
-        """Whether refining would go below the spacing of the picture, or has stopped to help."""
-        history = self.disagreements["loss"][-2:]
-        rough = len(self.disagreements["loss"]) > SURE_LEVEL + 1 and history[-1] > 0.7 * history[0]
-        return rough or any(n > 2 * m for n, m in zip(finer.shape, self.picture.shape, strict=True))
+    def _choose(self, coarse: SampleGrid, fine: SampleGrid) -> None:
+        """Interpolate each metric by the method that predicted a complete level best.
+
+        The logarithm must be twice as good: of two that are about as good on a coarse level the values are the
+        better ones on the next (measured on 76 planes of the sample networks).
+        """
+        for measure in self.problem.measures:
+            true = fine.rows[measure.name][0]
+            failures = {}
+            for method in candidates(true, measure.smooth):
+                predicted = method(coarse.nodes, coarse.rows[measure.name][0], fine.nodes)
+                failures[method] = float(disagreement(predicted, true, eps=self.eps).max())
+            best = min(failures, key=lambda method: failures[method] * (2 if method.log else 1))
+            self.errors[measure.name] = failures[best]
+            if best == CUBIC and true.min() > 0 >= best(fine.nodes, true, self.picture.nodes).min():
+                best = CUBIC_LOG  # a positive loss stays positive
+            self.drawing.methods[measure.name] = best
+
+    def _check(
+        self, level: SampleGrid, finer: SampleGrid, new: np.ndarray, predicted: dict[str, np.ndarray]
+    ) -> Iterator[xr.Dataset]:
+        """Estimate a level's errors about its new nodes [*level.shape] from checks where its picture is in doubt.
+
+        predicted: what the level says of the nodes of the finer one, which takes the checks.
+        """
+        samples, method = level.rows["loss"][0], self.drawing.methods["loss"]
+        rival = method.rival(level.nodes, samples, finer.nodes)
+        doubt = self._difference(level, "loss", rival, predicted["loss"]).clip(max=1)
+        kinds = kind(predicted["loss"])
+        torn = (maximum_filter(kinds, size=3) != minimum_filter(kinds, size=3)) & ~finer.known
+        doubt[finer.known | torn | (spread(new) == 0)] = 0
+        placed = peaks(doubt, min(CHECKS[len(self.extent)] // 2, -(-int(new.sum()) // 4)))
+        yield from self._fill(finer, placed, level)
+        missed = self._missed(level, finer, predicted)
+        self._note(missed)
+        misses = missed["loss"]
+        finite = misses[placed & np.isfinite(misses)]
+        self.suspect = spread(np.where(level.known, 0, self.suspect))
+        if finite.size:
+            self.suspect = np.maximum(self.suspect, SAFETY * doubt * (finite.max() / doubt.max()))
+        self.suspect[placed] = SAFETY * misses[placed]
+        self.suspect[torn] = np.inf  # no spline joins NaN and numbers
+
+    def _scatter(self, level: SampleGrid, finer: SampleGrid) -> Iterator[xr.Dataset]:
+        """Check a level's picture at Halton points too, and raise the errors about them to what is found."""
+        dims, count = len(self.extent), CHECKS[len(self.extent)] // 2
+        low, high = np.array(self.extent).T
+        points = low + (high - low) * qmc.Halton(dims, seed=0).random(count)
+        found: Rows = {}
+        for place, rows in self._look(points):
+            store(found, count, place, rows)
+            yield self._dataset(level, self.planned, "running")
+        missed = {}
+        for name, method in self.drawing.methods.items():
+            every = method(level.nodes, level.rows[name][0], tuple(points.T))  # on the grid of all coordinates
+            missed[name] = self._difference(level, name, every[(np.arange(count),) * dims], found[name][0])
+        self._note(missed)
+        for point, miss in zip(points, missed["loss"], strict=True):
+            near = np.ix_(*(np.abs(n - c) <= n[1] - n[0] for n, c in zip(finer.nodes, point, strict=True)))
+            self.suspect[near] = np.maximum(self.suspect[near], SAFETY * miss)
+
+    def _missed(self, level: SampleGrid, finer: SampleGrid, predicted: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """How far what a level predicted is off at the nodes of the finer one: 0 where none is evaluated."""
+        return {name: self._difference(level, name, was, finer.rows[name][0]) for name, was in predicted.items()}
+
+    def _difference(self, level: SampleGrid, name: str, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return disagreement(one, other, among=level.rows[name][0], eps=self.eps)
+
+    def _note(self, missed: dict[str, np.ndarray]) -> None:
+        """State the error of each metric after a round of checks."""
+        for name, misses in missed.items():
+            self.misses[name] = max(self.misses.get(name, 0), float(misses.max()))
+            self.errors[name] = SAFETY * self.misses[name]
+
+    def _state(self, level: SampleGrid, suspect: np.ndarray) -> None:
+        """State the error of the picture of the loss."""
+        self.errors["loss"] = max(float(suspect.max(initial=0)), rounding(level.rows["loss"][0], self.eps))
 
     def _fill(self, grid: SampleGrid, wanted: np.ndarray, shown: SampleGrid | None) -> Iterator[xr.Dataset]:
-        numbers, coordinates = self._recall(grid, np.flatnonzero(wanted), grid.coordinates(wanted))
-        planned = self._planned(len(numbers))
-        for place, rows in self.evaluator.chunks(coordinates):
+        """Evaluate the wanted nodes of a grid."""
+        numbers = np.flatnonzero(wanted)
+        for place, rows in self._look(grid.coordinates(wanted)):
             grid.store(numbers[place], rows)
-            self.chunks.append((coordinates[place], rows))
-            yield self._dataset(shown if shown is not None else grid, planned, "running")
+            yield self._dataset(shown if shown is not None else grid, self.planned, "running")
+
+    def _look(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
+        """Metrics at points [points, axes]: numbers of points and rows, first of those that an earlier run knows."""
+        left = np.arange(len(points))
+        if self.recalled is not None and len(points):
+            tree, rows = self.recalled
+            distance, index = tree.query(points / np.ptp(self.extent, axis=1))
+            same = distance < 1e-9
+            taken, left, index = left[same], left[~same], index[same]
+            if len(taken):
+                self.planned = self._planned(len(left))
+                known = {name: (means[index], errors[index]) for name, (means, errors) in rows.items()}
+                self.drawing.add(points[taken], known)
+                yield taken, known
+        self.planned = self._planned(len(left))
+        for place, rows in self.evaluator.chunks(points[left]):
+            self.drawing.add(points[left[place]], rows)
+            yield left[place], rows
 
     def _planned(self, pending: int) -> int:
         """Evaluations in all, as far as they can be foreseen: to the first level that may count as converged."""
@@ -200,219 +304,44 @@ class _Surface:
         )
         return max(self.evaluator.evaluations + pending, foreseen)
 
-    def _check(self, level: SampleGrid) -> Iterator[xr.Dataset]:
-        """Look between the nodes, once: the picture against the loss at scattered points.
-
-        Nested grids share their symmetries with periodic losses, and agree with each other on what they miss.
-        """
-        if not self.unchecked:
-            return
-        self.unchecked = False
-        dims = len(level.nodes)
-        low, high = np.array(self.extent).T
-        points = low + (high - low) * qmc.Halton(dims, seed=0).random(CHECKS[dims])
-        planned = self._planned(len(points))
-        for place, rows in self.evaluator.chunks(points):
-            self.chunks.append((points[place], rows))
-            yield self._dataset(level, planned, "running")
-            true, samples = rows["loss"][0], level.rows["loss"][0]
-            every = self.methods["loss"](level.nodes, samples, points[place].T)  # on the grid of all coordinates
-            predicted = every[(np.arange(len(true)),) * dims]
-            misses = disagreement(predicted, true, among=samples, eps=self.eps)
-            for point, miss in zip(points[place], misses, strict=True):
-                near = np.ix_(*(np.abs(n - c) <= 1.5 * (n[1] - n[0]) for n, c in zip(level.nodes, point, strict=True)))
-                self.suspect[near] = np.maximum(self.suspect[near], miss)
-        self.errors["loss"] = float(self.suspect.max())
-
-    def _recall(self, grid: SampleGrid, numbers: np.ndarray, coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Take what an earlier run evaluated; the nodes that are left to evaluate."""
-        if self.recalled is None or not len(numbers):
-            return numbers, coordinates
-        tree, rows = self.recalled
-        distance, index = tree.query(coordinates)
-        same = distance < 1e-9
-        taken = {name: (means[index[same]], errors[index[same]]) for name, (means, errors) in rows.items()}
-        if same.any():
-            grid.store(numbers[same], taken)
-            self.chunks.append((coordinates[same], taken))
-        return numbers[~same], coordinates[~same]
-
-    def _compare(self, coarse: SampleGrid, fine: SampleGrid, new: np.ndarray) -> dict[str, tuple[Method, np.ndarray]]:
-        """The method that predicts the new samples of each metric best, and by how much it fails at each."""
-        found = {}
-        for measure in self.problem.measures:
-            true = fine.rows[measure.name][0]
-            failures = {}
-            for method in candidates(true, measure.smooth):
-                predicted = method(coarse.nodes, coarse.rows[measure.name][0], fine.nodes)
-                failures[method] = np.where(_like(new, true), disagreement(predicted, true, eps=self.eps), 0.0)
-            best = min(failures, key=lambda method: failures[method].max())
-            found[measure.name] = best, failures[best]
-        return found
-
-    def _judge(self, surprises: dict[str, tuple[Method, np.ndarray]], new: np.ndarray) -> None:
-        """Choose how to interpolate, and estimate the errors of the newest level.
-
-        What a level disagrees with is the error of the level before. Each level so far has lowered it by some
-        factor; the next is taken to lower it as the last one did, but by at most 8: halving the spacing of a
-        cubic spline gains 16 on smooth functions, and less on piecewise smooth ones.
-        """
-        for name, (method, failures) in surprises.items():
-            history, worst = self.disagreements[name], float(failures.max())
-            gain = float(np.clip(worst / history[-1], 1 / 8, 1)) if history and 0 < history[-1] < np.inf else 1.0
-            history.append(worst)
-            self.methods[name] = method
-            self.errors[name] = worst * gain
-            if name == "loss":
-                kept = np.where(maximum_filter(new, size=3), 0.0, spread(self.suspect))
-                self.suspect = np.maximum(kept, maximum_filter(failures * gain, size=3))
-                self.errors[name] = float(self.suspect.max())
-
     def _measure_markers(self) -> Iterator[xr.Dataset]:
         """The checkpoints' own values, under the problem's policy and with the statistics they were saved with."""
-        markers = self.subspace.markers
         stored = None
         if "frozen" in self.problem.batchnorm_choices and self.problem.batchnorm != "frozen":
             stored = Replica(self.problem.with_batchnorm("frozen"))
-        found: Rows = {}
-        self.marker_variables = self._marker_places()
         yielded = time.perf_counter()
-        for i, marker in enumerate(markers):
+        for i, marker in enumerate(self.subspace.markers):
             values = self.evaluator.at_checkpoint(i)
             if stored is not None:
                 stored.load(marker)
                 values["loss_frozen"] = stored.measure()["loss"]
-            store(found, len(markers), slice(i, i + 1), as_rows([values]))
-            for name, pair in found.items():
-                for suffix, array in zip(("", "_se"), pair, strict=True):
-                    dims = ("marker", "class") if array.ndim > 1 else ("marker",)
-                    self.marker_variables[f"marker_{name}{suffix}"] = dims, array.copy()
+            self.drawing.add_marker(i, values)
             if time.perf_counter() - yielded > YIELD_SECONDS:
                 yield self._dataset(None, self._planned(0), "running")
                 yielded = time.perf_counter()
 
-    def _marker_places(self) -> dict[str, Any]:
-        markers = self.subspace.markers
-        spots = [self.subspace.project(marker) for marker in markers]
-        variables: dict[str, Any] = {"marker_name": ("marker", np.array([m.name for m in markers], dtype=object))}
-        for i, name in enumerate(self.subspace.names):
-            variables[f"marker_{name}"] = "marker", np.array([spot[i] for spot, _ in spots])
-        attrs = {"long_name": "distance from the subspace", "units": "weight space"}
-        variables["marker_residual"] = "marker", np.array([residual for _, residual in spots]), attrs
-        return variables
-
     def _dataset(self, shown: SampleGrid | None, planned: int, status: str) -> xr.Dataset:
-        names = self.subspace.names
-        samples = self._samples()
         done = self.evaluator.evaluations
         each = self.evaluator.seconds / max(done, 1)
-        ds = xr.Dataset(
-            {**self._picture(shown), **samples, **self.marker_variables},
-            coords={
-                name: (name, nodes, {"long_name": axis.label, "units": axis.units})
-                for name, nodes, axis in zip(names, self.picture.nodes, self.subspace.axes, strict=True)
-            },
-            attrs={
-                "title": self.subspace.title,
-                "status": status,
-                "progress": 1.0 if status != "running" else min(done / max(planned, 1), 0.999),
-                "evaluations": len(samples["sample_loss"][1]),
-                "planned_evaluations": planned,
-                "elapsed_s": time.perf_counter() - self.started,
-                "eta_s": (planned - done) * each if status == "running" else 0.0,
-                "interpolation_error": self.errors["loss"],
-                "tolerance": self.tolerance,
-                "equal_aspect": int(self.subspace.equal_aspect),
-                "provenance": self.provenance,
-            },
+        return self.drawing.dataset(
+            shown,
+            status=status,
+            progress=1.0 if status != "running" else min(done / max(planned, 1), 0.999),
+            planned_evaluations=planned,
+            elapsed_s=time.perf_counter() - self.started,
+            eta_s=(planned - done) * each if status == "running" else 0.0,
+            tolerance=self.tolerance,
+            provenance=self.evaluator.provenance(
+                extent=self.extent, resolution=self.picture.shape, tolerance=self.tolerance
+            ),
         )
-        return ds.transpose(*reversed(names), "sample", "marker", ..., missing_dims="ignore")
-
-    def _picture(self, shown: SampleGrid | None) -> dict[str, Any]:
-        """The picture's variables; drawn anew only if a sample that it shows is new."""
-        counted = (shown.filled, shown.known.sum()) if shown is not None else ()
-        state = (id(shown), *counted, self.picture.known.sum(), *self.errors.values())
-        if self.drawn is None or self.drawn[0] != state:
-            self.drawn = state, self._draw(shown)
-        return self.drawn[1]
-
-    def _draw(self, shown: SampleGrid | None) -> dict[str, Any]:
-        names = self.subspace.names
-        variables: dict[str, Any] = {}
-        for measure in self.problem.measures:
-            method = self._method(measure, shown)
-            attrs = {"long_name": measure.long_name, "units": measure.units}
-            facts: dict[str, Any] = {"interpolation": method.name, "interpolation_error": self.errors[measure.name]}
-            dims = (*names, "class") if measure.classes else names
-            for part, (name, more) in enumerate(
-                [
-                    (measure.name, facts),
-                    (f"{measure.name}_se", {"long_name": f"standard error of {measure.long_name}"}),
-                ]
-            ):
-                values, known = self._shown(shown, measure, method if part == 0 else LINEAR, part)
-                variables[name] = dims, values, {**attrs, **more}
-        variables["computed"] = names, known, {"long_name": "evaluated at exactly this point"}
-        return variables
-
-    def _method(self, measure: Measure, shown: SampleGrid | None) -> Method:
-        """How to interpolate: what predicted the newest level best, or the first choice before there were two."""
-        if measure.name in self.methods:
-            return self.methods[measure.name]
-        known = shown.rows[measure.name][0] if shown is not None and shown.rows else np.ones(1)
-        return candidates(known, measure.smooth)[0]
-
-    def _shown(
-        self, shown: SampleGrid | None, measure: Measure, method: Method, part: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """A metric's means (part 0) or errors (1) on the picture, and where they are evaluated, not interpolated."""
-        picture, target = self.picture, self.picture.nodes
-        values = np.full((*picture.shape, *([measure.classes] if measure.classes else [])), np.nan)
-        known = picture.known.copy()
-        if shown is not None and shown is not picture:
-            samples = shown.rows[measure.name][part]
-            if shown.filled:
-                values = method(shown.nodes, samples, target)
-                if method == CUBIC and samples.min() > 0 >= values.min():
-                    values = CUBIC_LOG(shown.nodes, samples, target)  # a positive loss stays positive
-            else:
-                nearest = (
-                    np.abs(have[:, None] - want).argmin(0) for have, want in zip(shown.nodes, target, strict=True)
-                )
-                values = samples[np.ix_(*nearest)]
-            here, there = self._common(shown)
-            values[here] = np.where(_like(shown.known[there], samples[there]), samples[there], values[here])
-            known[here] |= shown.known[there]
-        if picture.rows:
-            own = picture.rows[measure.name][part]
-            values = np.where(_like(picture.known, own), own, values)
-        return values, known
-
-    def _common(self, grid: SampleGrid) -> tuple[tuple, tuple]:
-        """Index grids of the points that the picture shares with a grid of samples: in the picture, in the grid."""
-        here, there = [], []
-        for mine, theirs, (low, high) in zip(self.picture.nodes, grid.nodes, self.extent, strict=True):
-            same = np.abs(mine[:, None] - theirs) < 1e-9 * (high - low)
-            i, j = np.nonzero(same)
-            here.append(i)
-            there.append(j)
-        return np.ix_(*here), np.ix_(*there)
-
-    def _samples(self) -> dict[str, Any]:
-        names = self.subspace.names
-        coordinates = np.concatenate([np.empty((0, len(names))), *(c for c, _ in self.chunks)])
-        variables: dict[str, Any] = {f"sample_{name}": ("sample", coordinates[:, i]) for i, name in enumerate(names)}
-        for measure in self.problem.measures:
-            dims = ("sample", "class") if measure.classes else ("sample",)
-            none = np.empty((0, measure.classes) if measure.classes else 0)
-            for part, suffix in enumerate(("", "_se")):
-                values = np.concatenate([none, *(rows[measure.name][part] for _, rows in self.chunks)])
-                variables[f"sample_{measure.name}{suffix}"] = dims, values
-        return variables
 
 
-def _recalled(problem: Problem, subspace: Subspace, earlier: xr.Dataset) -> tuple[KDTree, Rows]:
-    """The samples of an earlier result. Raises LandscapeError, naming what differs, if it is of something else."""
+def _recalled(problem: Problem, subspace: Subspace, extent: Extent, earlier: xr.Dataset) -> tuple[KDTree, Rows]:
+    """The samples of an earlier result, where they lie as shares of the extent, and their values.
+
+    Raises LandscapeError, naming what differs, if it is of something else.
+    """
     ours = json.loads(json.dumps({**problem.provenance(), **subspace.provenance()}))
     theirs = provenance(earlier)
     differing = [key for key in ours if key not in ("problem", "device") and ours[key] != theirs.get(key)]
@@ -426,9 +355,4 @@ def _recalled(problem: Problem, subspace: Subspace, earlier: xr.Dataset) -> tupl
     places = np.stack([earlier[f"sample_{name}"].values for name in subspace.names], -1)
     if not len(places):
         raise LandscapeError("The earlier result holds no evaluated points; start anew.")
-    return KDTree(places), rows
-
-
-def _like(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The mask with trailing dims of length 1, to select among values [*mask.shape, ...]."""
-    return mask.reshape(*mask.shape, *[1] * (values.ndim - mask.ndim))
+    return KDTree(places / np.ptp(extent, axis=1)), rows

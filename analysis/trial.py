@@ -62,18 +62,25 @@ def try_out(problem: Problem) -> None:
     fresh.load(problem.checkpoint())
     fresh.flat.mul_(0.9)
     first, there, back = _away_and_back(replica, original)
-    if not (_agree(first, back, problem.dtype) and _agree(there, fresh.totals({"": [original]}), problem.dtype)):
+    if not (agree(first, back, problem) and agree(there, fresh.totals({"": [original]}), problem)):
         raise ProblemError(
             "The same weights give another loss after the model has been elsewhere: it keeps something between calls "
             "(a hidden state, a cache made of weights) or draws from a random generator of its own. Reset that at the "
             "start of forward, or take it out."
         )
-    size = problem.data.sizes[0]
-    if problem.free_blocks and size > 1:
-        half = size // 2
-        together, apart = problem.data.blocks(2 * half)[:1], problem.data.blocks(half)[:2]
-        if not _agree(replica.totals({"": together}), replica.totals({"": apart}), problem.dtype):
-            problem.conduct = replace(problem.conduct, couples_samples=True)
+    if problem.free_blocks and problem.n > 1 and not _takes_blocks(replica):
+        problem.conduct = replace(problem.conduct, couples_samples=True)
+
+
+def _takes_blocks(replica: Replica) -> bool:
+    """Whether two halves of a block have the values of the whole; for batches of one sample, two and the pair."""
+    problem = replica.problem
+    half = max(1, problem.data.sizes[0] // 2)
+    together, apart = problem.data.blocks(2 * half)[:1], problem.data.blocks(half)[:2]
+    try:
+        return agree(replica.totals({"": together}), replica.totals({"": apart}), problem)
+    except Exception:  # a model that takes batches of one size only
+        return False
 
 
 def _away_and_back(replica: Replica, batch: Any) -> list[list[Tensor]]:
@@ -86,11 +93,10 @@ def _away_and_back(replica: Replica, batch: Any) -> list[list[Tensor]]:
     return [*found, replica.totals({"": [batch]})]
 
 
-def _agree(one: list[Tensor], other: list[Tensor], dtype: torch.dtype) -> bool:
+def agree(one: list[Tensor], other: list[Tensor], problem: Problem) -> bool:
     """Whether two evaluations give the same means, but for rounding."""
-    tolerance = 100 * torch.finfo(dtype).eps
     return all(
-        torch.allclose(a[0] / a[1], b[0] / b[1], rtol=tolerance, atol=0, equal_nan=True)
+        torch.allclose(a[0] / a[1], b[0] / b[1], rtol=100 * problem.eps, atol=0, equal_nan=True)
         for a, b in zip(one, other, strict=True)
     )
 

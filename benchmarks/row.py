@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -16,12 +16,19 @@ def device_name() -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
+def _versioned(peer: str) -> str:
+    try:
+        return f"{peer} {version(peer)}"
+    except PackageNotFoundError:
+        return peer
+
+
 def emit(name: str, ours_s: float, peer: str, peer_s: float, **more: Any) -> None:
     """Print a row as one JSON line. Times are medians in seconds; ratio is how many times faster ours is."""
     row = {
         "name": name,
         "ours_s": round(ours_s, 4),
-        "peer": f"{peer} {version(peer)}",
+        "peer": _versioned(peer),
         "peer_s": round(peer_s, 4),
         "ratio": round(peer_s / ours_s, 2),
         **more,

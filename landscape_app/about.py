@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from analysis import LandscapeError, load, load_project, provenance, read_checkpoint
+import numpy as np
+import xarray as xr
+
+from analysis import LandscapeError, load, load_project, of_seed, provenance, read_checkpoint
 from landscape_app import picture, words
+from landscape_app.text import number
 
 
 def describe(path: Path) -> Iterator[str]:
@@ -20,16 +24,36 @@ def describe(path: Path) -> Iterator[str]:
 
 def _result(path: Path) -> Iterator[str]:
     ds = load(path)
+    if "sample" not in ds.dims:
+        yield from _numbers(ds)
+        return
     title, conditions = words.caption(ds)
     yield title
     yield conditions
     shape = " × ".join(f"{ds.sizes[name]} {name}" for name in picture.axes(ds))
     yield f"{shape}; {ds.attrs['evaluations']:,} evaluations; status: {ds.attrs['status']}"
-    for key in picture.metrics(ds).values():
-        yield f"  {words.summary(ds, picture.metric(ds, key))}"
+    views = [of_seed(ds, i) for i in range(ds.sizes["seed"])] if "seed" in ds.dims else [ds]
+    for view in (view for view in views if view.attrs["status"] != "waiting"):
+        of = f"seed {provenance(view)['seed']}: " if len(views) > 1 else ""
+        for key in picture.metrics(view).values():
+            yield f"  {of}{words.summary(view, picture.metric(view, key))}"
     yield "checkpoints"
-    for name, said in words.checkpoint_lines(ds, picture.metric(ds, "loss")):
+    for name, said in words.checkpoint_lines(views[0], picture.metric(views[0], "loss")):
         yield f"  {name}: {said}"
+    yield "provenance"
+    for depth, what, value in words.provenance_rows(provenance(ds)):
+        yield f"  {'  ' * depth}{what}{': ' if value else ''}{value}"
+
+
+def _numbers(ds: xr.Dataset) -> Iterator[str]:
+    """Of a result that is no picture, such as a spectrum."""
+    yield ds.attrs["title"]
+    yield f"status: {ds.attrs['status']}"
+    for name, variable in ds.data_vars.items():
+        dims = " × ".join(f"{size} {dim}" for dim, size in variable.sizes.items())
+        known = variable.values[~np.isnan(variable.values)] if variable.dtype.kind == "f" else variable.values
+        values = f"{number(known.min())} to {number(known.max())}" if known.size else "not computed"
+        yield f"  {variable.attrs.get('long_name', name)} [{dims}]: {values}"
     yield "provenance"
     for depth, what, value in words.provenance_rows(provenance(ds)):
         yield f"  {'  ' * depth}{what}{': ' if value else ''}{value}"

@@ -1,20 +1,39 @@
-"""The ``landscape`` command: compute a surface, look into a file, start the dashboard."""
+"""The ``landscape`` command: compute a surface or curvature, look into a file, start the dashboard."""
 
 from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any, cast
 
+import xarray as xr
 from tqdm import tqdm
 
-from analysis import LandscapeError, Project, ProjectError, load_project, save
+from analysis import (
+    Checkpoint,
+    LandscapeError,
+    Problem,
+    Project,
+    ProjectError,
+    load,
+    load_project,
+    provenance,
+    save,
+    sharpness,
+)
+from analysis.curvature import Curvature, Eigenpairs, density, samples_by_class
+from analysis.curvature.operators import KINDS
+from analysis.curvature.sharpness import GEOMETRIES
+from analysis.directions import NORMALISATIONS
+from analysis.subspace import BASES, CENTRES, UNITS
 from landscape_app import projects
 from landscape_app.about import describe
 from landscape_app.request import Request
@@ -37,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # of `landscape info | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,13 +78,47 @@ def _parser() -> argparse.ArgumentParser:
         help="random directions at one checkpoint; a line at one or between two; a plane through two or three; "
         "along the gradient at one; the principal plane of three or more in their order",
     )
-    surface.add_argument("--seed", type=int, default=0, help="of the random directions (default 0)")
+    surface.add_argument(
+        "--seed", type=int, nargs="+", default=[0], metavar="S", help="of the random directions (default 0), or several"
+    )
+    surface.add_argument("--seeds", type=int, metavar="N", help="so many seeds, from --seed on: their mean and spread")
+    surface.add_argument(
+        "--normalisation", choices=NORMALISATIONS, help="of random directions: by filter (default), layer or weight"
+    )
+    surface.add_argument(
+        "--layers", nargs="+", metavar="PATTERN", help="parameters that random directions move, such as 'features.*'"
+    )
+    surface.add_argument("--centre", choices=CENTRES, help="origin of a plane through three (default: the first)")
+    surface.add_argument("--basis", choices=list(BASES), help="axes of a plane through three (default gram-schmidt)")
+    surface.add_argument("--units", choices=UNITS, help="what one unit is on a plane through three checkpoints")
+    surface.add_argument("--resume", type=Path, metavar="FILE.nc", help="take over what an earlier result evaluated")
     surface.add_argument("--extent", type=float, nargs="+", metavar="LO HI", help="of each axis, or of all alike")
     surface.add_argument("--resolution", type=int, nargs="+", default=[101], metavar="N", help="points along each axis")
     surface.add_argument("--tolerance", type=float, default=0.01, help="interpolation error to stop at (default 0.01)")
     surface.add_argument("--batchnorm", metavar="POLICY", help="recalibrated, frozen or batch")
     surface.add_argument("--dense", action="store_true", help="evaluate each point and interpolate nothing")
     surface.set_defaults(run=_surface, parser=surface)
+
+    spectrum = _at_checkpoint(commands, "spectrum", _spectrum, "compute eigenvalues of a curvature matrix")
+    spectrum.add_argument("--kind", choices=list(KINDS), default="hessian", help="which matrix (default hessian)")
+    spectrum.add_argument("--class", dest="label", type=int, metavar="C", help="samples of this class alone")
+    spectrum.add_argument("--largest", type=int, default=5, metavar="K", help="so many from the top (default 5)")
+    spectrum.add_argument("--smallest", type=int, default=1, metavar="K", help="so many from the bottom (default 1)")
+    spectrum.add_argument("--density", action="store_true", help="the density of all eigenvalues as well")
+    spectrum.add_argument("--tolerance", type=float, default=1e-3, help="residual / eigenvalue (default 0.001)")
+    spectrum.add_argument("--seed", type=int, default=0, metavar="S", help="of the random vectors (default 0)")
+
+    sharp = _at_checkpoint(commands, "sharpness", _sharpness, "compute worst-case and average sharpness")
+    sharp.add_argument(
+        "--radius", type=float, nargs="+", default=[0.05, 0.1, 0.2], metavar="R", help="of the worst case"
+    )
+    sharp.add_argument(
+        "--sigma", type=float, nargs="+", default=[0.005, 0.01, 0.02], metavar="S", help="of the average case"
+    )
+    sharp.add_argument(
+        "--geometry", nargs="+", choices=list(GEOMETRIES), default=list(GEOMETRIES), help="(default: all three)"
+    )
+    sharp.add_argument("--seed", type=int, default=0, metavar="S", help="of the random vectors (default 0)")
 
     serve = commands.add_parser("serve", help="start the dashboard, with the shipped samples or your project")
     serve.add_argument("project", nargs="?", type=Path, metavar="PROJECT", help="a project file")
@@ -77,49 +133,170 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _at_checkpoint(commands: Any, name: str, run: Callable, words: str) -> argparse.ArgumentParser:
+    """A command about one checkpoint of a project, with the options that these share."""
+    parser = commands.add_parser(name, help=f"{words} at a checkpoint and save them as netCDF")
+    parser.add_argument("project", metavar="PROJECT[:PROBLEM]", help="a project file, and which of its problems")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.nc", help="where to save the result")
+    parser.add_argument("--checkpoint", metavar="NAME", help="by name (default: the last)")
+    parser.add_argument("--layers", nargs="+", metavar="PATTERN", help="parameters that count, such as 'features.*'")
+    parser.add_argument("--batchnorm", metavar="POLICY", help="recalibrated, frozen or batch")
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
 def _surface(options: argparse.Namespace) -> int:
-    file, _, wanted = options.project.partition(".py:")
-    project = load_project(f"{file}.py" if wanted else file)
-    problem = _problem(project, wanted)
+    project, problem = _opened(options.project)
     request = Request(
         problem=problem,
         slice=_slice(options.plane, options.checkpoint),
         checkpoints=tuple(options.checkpoint) or project.checkpoint_names(problem)[-_fewest(options.plane) :],
-        seed=options.seed,
+        seed=options.seed[0],
+        seeds=_seeds(options.seed, options.seeds),
         extent=_pairs(options.extent),
         resolution=options.resolution[0] if len(options.resolution) == 1 else tuple(options.resolution),
         tolerance=0.0 if options.dense else options.tolerance,
         batchnorm=options.batchnorm,
+        normalisation=options.normalisation,
+        layers=tuple(options.layers) if options.layers else None,
+        centre=options.centre,
+        basis=options.basis,
+        units=options.units,
     )
-    if options.out.is_dir() or options.out.suffix not in (".nc", ".nc4", ".h5"):
-        raise LandscapeError(f"--out {options.out}: give the name of a netCDF file, such as surface.nc.")
-    if not options.out.parent.is_dir():
-        raise LandscapeError(f"--out: the folder '{options.out.parent}' does not exist; create it first.")
-    return _computed(request, project, options.out)
+    _check_out(options.out)
+    steps = request.steps(project, resume=load(options.resume) if options.resume else None)
+    return _computed(steps, options.out, request.problem, "evaluations", _said_of_surface)
 
 
-def _computed(request: Request, project: Project, out: Path) -> int:
+def _said_of_surface(result: xr.Dataset) -> str:
+    facts, loss = result.attrs, result["loss"]
+    error = f", interpolation error {percent(facts['interpolation_error'])}" if facts["status"] != "dense" else ""
+    spent = f"{facts['evaluations']:,} evaluations in {duration(facts['elapsed_s'])}{error}"
+    return f"{facts['title']}; {spent}; loss {number(loss.min())} to {number(loss.max())}"
+
+
+def _spectrum(options: argparse.Namespace) -> int:
+    _check_out(options.out)
+    problem, checkpoint = _problem_and_checkpoint(options)
+    chosen = None
+    if options.label is not None:
+        parts = samples_by_class(problem)
+        if options.label not in parts:
+            raise LandscapeError(f"--class {options.label}: there are samples of the classes {list(parts)}.")
+        chosen = parts[options.label]
+    operator = Curvature(problem, checkpoint, kind=options.kind, layers=options.layers, samples=chosen)
+    search = Eigenpairs(
+        operator,
+        largest=options.largest,
+        smallest=options.smallest,
+        tolerance=options.tolerance,
+        seed=options.seed,
+    )
+    steps = _spectra(search, options.density, options.label)
+    return _computed(steps, options.out, problem.name, "products", _said_of_spectrum)
+
+
+def _spectra(search: Eigenpairs, with_density: bool, label: int | None) -> Iterator[xr.Dataset]:
+    """Eigenvalues better and better, then with a density beside them that reuses their vectors."""
+    more = {} if label is None else {"class": label}
+    with closing(cast(Generator, search.steps())) as steps:
+        for found in steps:
+            said = json.dumps(provenance(found) | more)
+            title = found.attrs["title"] + ("" if label is None else f", class {label}")
+            status = "running" if with_density else found.attrs["status"]
+            yield found.assign_attrs(provenance=said, title=title, status=status)
+    if not with_density:
+        return
+    found = found.assign_attrs(provenance=said, title=title)
+    with closing(cast(Generator, density(search.operator, search, seed=search.seed))) as steps:
+        for part in steps:
+            facts, done = found.attrs, part.attrs["status"] != "running"
+            extra = {name: part[name] for name in ("deflated", "deflated_residual", "node", "weight")}
+            yield found.assign(extra).assign_attrs(
+                parameters=part.attrs["parameters"],
+                products=facts["products"] + part.attrs["products"],
+                elapsed_s=facts["elapsed_s"] + part.attrs["elapsed_s"],
+                status=facts["status"] if done else "running",
+                progress=part.attrs["progress"],
+            )
+
+
+def _said_of_spectrum(result: xr.Dataset) -> str:
+    facts, ends = result.attrs, []
+    for end in ("largest", "smallest"):
+        own = result.isel(pair=result["end"].values == end)
+        values = [
+            f"{number(value, 4)} ± {number(bar, 1)}{'' if settled else ' (not converged)'}"
+            for value, bar, settled in zip(own["eigenvalue"], own["bound"], own["converged"], strict=True)
+        ]
+        ends += [f"{end} {', '.join(values)}"] if values else []
+    return f"{facts['title']}; {facts['products']:,} products in {duration(facts['elapsed_s'])}; {'; '.join(ends)}"
+
+
+def _sharpness(options: argparse.Namespace) -> int:
+    _check_out(options.out)
+    problem, checkpoint = _problem_and_checkpoint(options)
+    steps = sharpness(
+        problem,
+        checkpoint,
+        radii=options.radius,
+        sigmas=options.sigma,
+        geometries=options.geometry,
+        layers=options.layers,
+        seed=options.seed,
+    )
+    return _computed(steps, options.out, problem.name, "evaluations", _said_of_sharpness)
+
+
+def _said_of_sharpness(result: xr.Dataset) -> str:
+    facts, largest = result.attrs, result.isel(radius=-1, sigma=-1)
+    at = ", ".join(
+        f"{name} R0 {number(own['zeroth_order'])}, R1 {number(own['first_order'])}"
+        for name, own in ((str(g), largest.sel(geometry=g)) for g in result["geometry"].values)
+    )
+    spent = f"{facts['evaluations']:,} evaluations in {duration(facts['elapsed_s'])}"
+    return f"{facts['title']}; {spent}; at least, within radius {number(largest['radius'])}: {at}"
+
+
+def _check_out(out: Path) -> None:
+    if out.is_dir() or out.suffix not in (".nc", ".nc4", ".h5"):
+        raise LandscapeError(f"--out {out}: give the name of a netCDF file, such as result.nc.")
+    if not out.parent.is_dir():
+        raise LandscapeError(f"--out: the folder '{out.parent}' does not exist; create it first.")
+
+
+def _computed(results: Iterator[xr.Dataset], out: Path, name: str, unit: str, said: Callable[[xr.Dataset], str]) -> int:
     """Compute with a progress bar; what there is at Ctrl-C is saved all the same."""
     result, status = None, 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that runs out of time keeps what it has
-    with closing(request.steps(project)) as steps, tqdm(unit=" evaluations", desc=request.problem) as bar:
+    with closing(cast(Generator, results)) as steps, tqdm(unit=f" {unit}", desc=name) as bar:
         try:
             for result in steps:
-                bar.total = result.attrs["planned_evaluations"]
-                bar.update(result.attrs["evaluations"] - bar.n)
+                bar.total = result.attrs.get(f"planned_{unit}")
+                bar.update(result.attrs[unit] - bar.n)
         except KeyboardInterrupt:
             status = INTERRUPTED
     if result is None:
         print("landscape: interrupted before the first value; nothing is saved.", file=sys.stderr)
         return status
     save(result, out)
-    facts = result.attrs
-    error = f", interpolation error {percent(facts['interpolation_error'])}" if facts["status"] != "dense" else ""
-    spent = f"{facts['evaluations']:,} evaluations in {duration(facts['elapsed_s'])}{error}"
-    part = "Interrupted; what there is so far is saved" if status else "Saved"
-    loss = result["loss"]
-    print(f"{part}: {out} ({facts['title']}; {spent}; loss {number(loss.min())} to {number(loss.max())})")
+    print(f"{'Interrupted; what there is so far is saved' if status else 'Saved'}: {out} ({said(result)})")
     return status
+
+
+def _opened(given: str) -> tuple[Project, str]:
+    """A project, and the name of one of its problems."""
+    file, _, wanted = given.partition(".py:")
+    project = load_project(f"{file}.py" if wanted else file)
+    return project, _problem(project, wanted)
+
+
+def _problem_and_checkpoint(options: argparse.Namespace) -> tuple[Problem, Checkpoint]:
+    project, name = _opened(options.project)
+    problem = project.problems[name]
+    if options.batchnorm is not None:
+        problem = problem.with_batchnorm(options.batchnorm)
+    return problem, project.checkpoint(name, options.checkpoint or project.checkpoint_names(name)[-1])
 
 
 def _problem(project: Project, wanted: str) -> str:
@@ -135,6 +312,15 @@ def _slice(plane: str, checkpoints: Sequence[str]) -> str:
     if plane == "line":
         return "line" if len(checkpoints) > 1 else "random-line"
     return {"random": "random-plane", "through": "plane"}.get(plane, plane)
+
+
+def _seeds(named: Sequence[int], count: int | None) -> tuple[int, ...]:
+    """The seeds of a result over several of them; none where there is only one."""
+    if count is None:
+        return tuple(named) if len(named) > 1 else ()
+    if count < 2 or len(named) > 1:
+        raise LandscapeError("--seeds takes a number of 2 or more, and --seed one number then: the first of the seeds.")
+    return tuple(range(named[0], named[0] + count))
 
 
 def _fewest(plane: str) -> int:

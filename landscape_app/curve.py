@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import panel as pn
 import xarray as xr
-from bokeh.models import ColumnDataSource, FixedTicker, GlyphRenderer, HoverTool, Range1d
+from bokeh.models import ColumnDataSource, FixedTicker, GlyphRenderer, HoverTool, Legend, LegendItem, Range1d
 from bokeh.plotting import figure
 
 from landscape_app import picture, plotting
@@ -14,6 +14,7 @@ from landscape_app.scales import Scale
 LINE = "#1f86c9"
 MARGIN = 0.06
 HEIGHT = 460
+RADIUS = "#e69f00"
 COLUMNS = ("t", "y", "raw", "se", "low", "high", "computed")
 
 
@@ -69,6 +70,12 @@ class Curve:
         self.lost = plotting.empty("t", "y", "text")
         self.markers = plotting.empty("x", "y", "name", "true", "residual", "dx", "align")
         self.figure.yaxis.ticker = FixedTicker(ticks=[])
+        self.radius, radius = plotting.shading(self.figure, RADIUS)
+        self.names = Legend(
+            items=[LegendItem(label="Softmax radius about t = 0", renderers=[radius])], visible=False,
+            location="top_right", padding=4, background_fill_alpha=0.6, border_line_color=None,
+        )  # fmt: skip
+        self.figure.add_layout(self.names)
         self._draw_layers()
         self.pane = pn.pane.Bokeh(self.figure, sizing_mode="stretch_width")
 
@@ -103,10 +110,15 @@ class Curve:
         """Turn the overlay of evaluated points on or off."""
         self.sample_dots.visible = samples
 
-    def draw(self, ds: xr.Dataset, metric: picture.Metric, log: bool) -> None:
+    def shade(self, ends: tuple[float, float] | None) -> None:
+        """Shade the softmax radius, (low, high) along the line, or take the shade away."""
+        bounds = self.figure.x_range
+        plotting.shade(self.radius, ends, (bounds.reset_start, bounds.reset_end))
+        self.names.visible = ends is not None
+
+    def draw(self, ds: xr.Dataset, metric: picture.Metric, scale: Scale) -> None:
         """Show a result."""
         at_ends = picture.at_checkpoints(ds, metric)
-        scale = Scale.of(np.concatenate([metric.values, metric.samples, at_ends]), log)
         self._draw_frame(ds, metric, scale)
         self.line.data = curve_data(scale, ds["t"].values, metric.values, metric.se, ds["computed"].values)
         self._draw_points(ds, metric, scale, at_ends)

@@ -7,9 +7,21 @@ from typing import Any
 import panel as pn
 
 from analysis import Project
+from landscape_app import look
 from landscape_app.pages import PAGES
 from landscape_app.session import Session
 from landscape_app.state import State
+
+TO_THE_TOP = """
+const rise = root => {
+  for (const node of root.querySelectorAll("*")) {
+    if (node.scrollTop && node.clientHeight > innerHeight / 2) node.scrollTop = 0;
+    if (node.shadowRoot) rise(node.shadowRoot);
+  }
+};
+scrollTo(0, 0);
+rise(document);
+"""
 
 
 class Explorer(pn.viewable.Viewer):
@@ -31,7 +43,17 @@ class Explorer(pn.viewable.Viewer):
         self.session = Session(self.state)
         most = max(len(project.checkpoint_names(name)) for name in project.problems)
         pages = [(page.title, page.build(self.state)) for page in PAGES if page.needs <= most]
-        self._view = pages[0][1] if len(pages) == 1 else pn.Tabs(*pages)
+        self._names = [title.lower() for title, _ in pages]
+        self._view = pn.Tabs(*pages, margin=0, sizing_mode="stretch_width", stylesheets=[look.STYLE])
+        self._view.param.watch(self._turned, "active")
+        self._view.jscallback(active=TO_THE_TOP)
+        self.state.param.watch(self._turn, "page")
+
+    def _turned(self, *_: Any) -> None:
+        self.state.page = self._names[self._view.active]
+
+    def _turn(self, *_: Any) -> None:
+        self._view.active = self._names.index(self.state.page)
 
     def __panel__(self) -> pn.viewable.Viewable:
         return self._view

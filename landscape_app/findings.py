@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import panel as pn
 import xarray as xr
 
 from analysis import provenance, save
-from landscape_app import look, picture, words
+from landscape_app import look, words
 from landscape_app.state import State
 from landscape_app.text import text
 
@@ -28,19 +30,15 @@ class Findings:
         self.caption = look.html()
         self.checkpoints = look.html()
         self.provenance = look.html()
-        self.download = pn.widgets.FileDownload(
-            callback=self._file,
-            filename="surface.nc",
-            label="Download result (netCDF)",
-            stylesheets=[look.STYLE],
-            css_classes=["ls-link"],
-            margin=(16, 0),
-        )
+        self.download = download(lambda: self.state.result, "Download result (netCDF)", "ls-link", margin=(16, 0))
         self.view = look.column(self.caption, self.checkpoints, self.download, self.provenance, visible=False)
 
-    def draw(self, ds: xr.Dataset, metric: picture.Metric) -> None:
-        """Show a result."""
-        self.view.visible = True
+    def draw(self, ds: xr.Dataset | None) -> None:
+        """Show a result, or none."""
+        self.view.visible = self.sentence.visible = ds is not None
+        if ds is None:
+            return
+        metric = self.state.metric_shown
         self.sentence.object = f'<p class="ls quiet nums">{text(words.summary(ds, metric))}</p>'
         title, conditions = words.caption(ds)
         explained = words.explained(ds)
@@ -49,26 +47,38 @@ class Findings:
             f'<div class="ls"><h2>{text(title)}</h2><p class="quiet">{text(conditions)}</p>{more}</div>'
         )
         self.checkpoints.object = _checkpoints(words.checkpoint_lines(ds, metric))
-        record = _provenance(ds)
+        record = provenance_html(ds)
         if record != self.provenance.object:
             self.provenance.object = record
-        self.download.filename = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', ds.attrs['title']).strip('-')}.nc"
+        self.download.filename = file_name(ds)
 
-    def _file(self) -> io.BytesIO:
+
+def download(result: Callable[[], xr.Dataset], label: str, kind: str, **options: Any) -> pn.widgets.FileDownload:
+    """A button that gives a result as a netCDF file, made when it is asked for."""
+
+    def file() -> io.BytesIO:
         with tempfile.TemporaryDirectory() as folder:
-            return io.BytesIO(save(self.state.result, Path(folder) / "surface.nc").read_bytes())
+            return io.BytesIO(save(result(), Path(folder) / "surface.nc").read_bytes())
+
+    return pn.widgets.FileDownload(
+        callback=file, filename="surface.nc", label=label, stylesheets=[look.STYLE], css_classes=[kind], **options
+    )
+
+
+def file_name(ds: xr.Dataset) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', ds.attrs['title']).strip('-')}.nc"
 
 
 def _checkpoints(lines: list[tuple[str, str]]) -> str:
     listed = [f"<dt>{text(name)}</dt><dd>{text(said)}</dd>" for name, said in lines]
-    if len(listed) > MOST_LISTED:
+    if len(listed) > MOST_LISTED + 1:
         half = MOST_LISTED // 2
         between = f'<dt class="more">and {len(listed) - 2 * half} more</dt>'
         listed = [*listed[:half], between, *listed[-half:]]
     return f'<div class="ls"><dl class="items">{"".join(listed)}</dl></div>'
 
 
-def _provenance(ds: xr.Dataset) -> str:
+def provenance_html(ds: xr.Dataset) -> str:
     lines = []
     for depth, what, value in words.provenance_rows(provenance(ds)):
         if not value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import bokeh.palettes
@@ -29,9 +29,10 @@ ROOM_FOR_BAR = 96  # so that the frame keeps its width while the labels of the c
 # Cells stay square (or keep their aspect): the height follows the width that the layout leaves for the frame. Only
 # where a wide picture on a narrow screen would become so low that axis titles are cut does it grow taller.
 KEEP_ASPECT = """
-const LEAST = 170;
+const LEAST = 215;
 const ratio = plot.tags[0] ?? 1;
-if (plot.inner_width > 0 && plot.outer_height > 0) {
+const {inner_width, inner_height, outer_height} = plot.properties;
+if (![inner_width, inner_height, outer_height].some(size => size.is_unset) && plot.inner_width > 0) {
   const height = Math.round(Math.max(plot.inner_width * ratio, LEAST) + plot.outer_height - plot.inner_height);
   if (Math.abs(height - plot.height) > 1) plot.height = height;
 }
@@ -162,9 +163,8 @@ class Heatmap:
         self.contour_lines.visible = self.contour_texts.visible = contours
         self.sample_dots.visible = samples
 
-    def draw(self, ds: xr.Dataset, metric: picture.Metric, log: bool, palette: str) -> None:
+    def draw(self, ds: xr.Dataset, metric: picture.Metric, scale: Scale, palette: str) -> None:
         """Show a result."""
-        scale = Scale.of(metric.values, log)
         colours = COLOURS[palette]
         self.mapper.update(low=scale.low, high=scale.high, palette=list(colours))
         self.bar.ticker.ticks = scale.positions
@@ -208,12 +208,10 @@ class Heatmap:
         labels: dict[str, list[Any]] = {column: [] for column in self.contour_labels.data}
         if picture.whole(ds, metric):
             a, b = ds["a"].values, ds["b"].values
-            generator = contour_generator(a, b, np.ma.masked_invalid(scale.position(metric.values)))
-            for tick, level in zip(scale.ticks, scale.positions, strict=True):
+            for tick, level, found in contours(ds, metric, scale):
                 share = (level - scale.low) / (scale.high - scale.low)
-                ink = "#ffffff" if share < 0.6 else plotting.INK
+                ink = contour_ink(scale, level)
                 back = colours[int(np.clip(share, 0, 1) * (len(colours) - 1))]
-                found = [line for line in generator.lines(level) if len(line) > 1]
                 for line in found:
                     lines["xs"].append(line[:, 0])
                     lines["ys"].append(line[:, 1])
@@ -247,8 +245,7 @@ class Heatmap:
         right = a > np.dot(picture.extent(ds, "a"), (0.35, 0.65))
         run = picture.trajectory(ds)
         self.run.data = {"x": a, "y": b} if run else {"x": [], "y": []}
-        named = np.full(len(a), not run)
-        named[[0, -1]] = True  # labels of a whole run would hide it; the hover names each
+        named = picture.labelled(ds)  # the hover names each
         names = [str(name) for name in ds["marker_name"].values]
         self.markers.data = {
             "label": [name if shown else "" for name, shown in zip(names, named, strict=True)],
@@ -261,6 +258,19 @@ class Heatmap:
             "dx": np.where(right, -14, 14),
             "align": ["right" if r else "left" for r in right],
         }
+
+
+def contours(ds: xr.Dataset, metric: picture.Metric, scale: Scale) -> Iterator[tuple[float, float, list[np.ndarray]]]:
+    """The lines at each tick of the scale: (tick, its position, lines of points (a, b))."""
+    heights = np.ma.masked_invalid(scale.position(metric.values))
+    generator = contour_generator(ds["a"].values, ds["b"].values, heights)
+    for tick, level in zip(scale.ticks, scale.positions, strict=True):
+        yield tick, level, [line for line in generator.lines(level) if len(line) > 1]
+
+
+def contour_ink(scale: Scale, level: float) -> str:
+    """Light on the dark colours, dark on the light ones."""
+    return "#ffffff" if level - scale.low < 0.6 * (scale.high - scale.low) else plotting.INK
 
 
 def label_place(

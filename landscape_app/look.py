@@ -38,9 +38,27 @@ def alone(body: str) -> pn.Column:
     return column(html(body), kind="ls-alone")
 
 
-def columns(choices: Any, picture: Any) -> pn.Column:
-    """A narrow card of choices beside a wide one, or above it where there is no room."""
-    return column(column(choices, kind="ls-card"), column(*picture, kind="ls-card"), kind="ls-columns")
+def arrange(layout: pn.Column, *kinds: str) -> None:
+    """Arrange a layout by other classes of the stylesheet."""
+    if layout.css_classes != list(kinds):
+        layout.css_classes = list(kinds)
+
+
+def columns(choices: Any, picture: Any, results: Any) -> pn.Column:
+    """Narrow cards of choices and results beside a wide one, or above and below it where there is no room."""
+    cards = column(choices, kind="ls-card"), column(*picture, kind="ls-card"), column(results, kind="ls-card")
+    arrange(cards[1], "ls-card", "ls-main")
+    return column(*cards, kind="ls-columns")
+
+
+def facing(*content: Any) -> pn.Column:
+    """Two halves side by side, or one alone: see `arrange`."""
+    return column(*content, kind="ls-single")
+
+
+def half(caption: Any, picture: Any) -> pn.Column:
+    """A picture under its caption, level with the one beside it."""
+    return column(caption, picture)
 
 
 def spread(picture: Any, findings: Any) -> pn.Column:

@@ -10,7 +10,13 @@ from landscape_app.text import explain
 
 THEME = {
     "light": {"palette": {"primary": {"main": "#0072b2"}}},
-    "dark": {"palette": {"primary": {"main": "#56b4e9"}, "background": {"default": "#12171d", "paper": "#12171d"}}},
+    "dark": {
+        "palette": {
+            "primary": {"main": "#56b4e9"},
+            "default": {"light": "#2a323b", "main": "#3a444f", "dark": "#c6ced8"},  # Cancel; − and + of numbers
+            "background": {"default": "#12171d", "paper": "#12171d"},
+        }
+    },
 }
 HEADER = {
     "backgroundColor": "#16212c",
@@ -25,6 +31,9 @@ pn.extension(notifications=True, disconnect_notification=LOST)
 
 for widget in (pmui.Select, pmui.IntInput, pmui.FloatInput, pmui.Checkbox):
     widget.param.size.default = "small"
+
+pmui.FileInput.variant = "outlined"  # Compute stands out
+pmui.FileInput.uploaded_label = "Open another saved result"
 
 path = project_path()
 try:

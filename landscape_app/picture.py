@@ -30,6 +30,11 @@ class Metric:
     samples: np.ndarray
 
     @property
+    def key(self) -> str:
+        """That of `metrics`."""
+        return f"{self.name}[{self.index}]" if self.index else self.name
+
+    @property
     def short(self) -> str:
         """'Loss', where the whole label stands nearby."""
         return "Loss" if self.name == "loss" else self.label
@@ -82,6 +87,40 @@ def metric(ds: xr.Dataset, key: str) -> Metric:
         values=_pick(ds[name], index),
         se=_pick(ds[f"{name}_se"], index),
         samples=_pick(ds[f"sample_{name}"], index),
+    )
+
+
+def spanned(ds: xr.Dataset, shown: Metric) -> np.ndarray:
+    """The values that a scale for this metric has to reach: a line shows its points and checkpoints at their own."""
+    if dims(ds) == 2:
+        return shown.values.ravel()
+    return np.concatenate([shown.values, shown.samples, at_checkpoints(ds, shown)])
+
+
+def quantity(ds: xr.Dataset, shown: Metric) -> tuple[str, str, str, str]:
+    """What a metric measures, whichever data it is taken over: two that are equal can share a scale."""
+    split = next((s for s in provenance(ds).get("also", {}) if shown.name.endswith(f"_{s}")), None)
+    name = shown.name.removesuffix(f"_{split}")
+    what = ds[name if name in ds else shown.name].attrs.get("long_name", name)
+    return name, str(what), shown.units, shown.index
+
+
+def subspace(ds: xr.Dataset) -> tuple[object, ...]:
+    """Equal for two results exactly if their coordinates mean the same weights."""
+    facts = provenance(ds)
+    parts = [*facts.get("checkpoints", ()), *facts.get("axes", ())]
+    return axes(ds), facts.get("kind"), *(part.get("sha256") for part in parts)
+
+
+def alike(ds: xr.Dataset, other: xr.Dataset) -> bool:
+    """Whether coordinates of one result can be read on the other: the same axes, drawn over the same reach.
+
+    Random directions of two models are alike: each counts the norms of its own filters.
+    """
+    if axes(ds) != axes(other) or any(axis_label(ds, name) != axis_label(other, name) for name in axes(ds)):
+        return False
+    return subspace(ds) == subspace(other) or all(
+        np.allclose(extent(ds, name), extent(other, name)) for name in axes(ds)
     )
 
 
@@ -145,6 +184,13 @@ def trajectory(ds: xr.Dataset) -> bool:
     return provenance(ds).get("kind") == "trajectory"
 
 
+def labelled(ds: xr.Dataset) -> np.ndarray:
+    """Which checkpoints have their name beside them [marker]: of a run its ends, as all of them would hide it."""
+    named = np.full(ds.sizes["marker"], not trajectory(ds))
+    named[[0, -1]] = True
+    return named
+
+
 def at_checkpoints(ds: xr.Dataset, shown: Metric) -> np.ndarray:
     """The metric of each checkpoint itself, at its true weights [marker]; NaN where the result does not say."""
     values = ds.get(f"marker_{shown.name}")
@@ -161,3 +207,45 @@ def _pick(values: xr.DataArray, index: str) -> np.ndarray:
 def axes(ds: xr.Dataset) -> tuple[str, ...]:
     """The picture's coordinates: ('t',) or ('a', 'b')."""
     return ("t",) if "t" in ds.dims else ("a", "b")
+
+
+@dataclass(frozen=True)
+class Parabola:
+    """What an eigenvalue promises along an axis: loss + slope t + eigenvalue t² / 2. metric: the key it is about."""
+
+    eigenvalue: float
+    bound: float
+    slope: float
+    loss: float
+    metric: str
+
+    def __call__(self, t: np.ndarray) -> np.ndarray:
+        return self.loss + self.slope * t + 0.5 * self.eigenvalue * t**2
+
+    def holds(self, t: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+        """The interval about 0 where it is off by at most a tenth of the change of the loss, (low, high).
+
+        The change counts as no less than that of the bend alone, or each place where the loss comes back to where it
+        began would end the interval. Each place beyond the first that is off lies outside.
+        """
+        allowed = HOLDS_WITHIN * np.maximum(np.abs(values - self.loss), 0.5 * abs(self.eigenvalue) * t**2)
+        noise = 1e-5 * max(abs(self.loss), 1e-12)
+        off = ~(np.abs(values - self(t)) <= allowed + noise)
+        ends = []
+        for side in (t <= 0, t >= 0):
+            bad = np.abs(t[off & side])
+            near = np.abs(t[side & ~off])
+            ends.append(float(near[near < bad.min()].max(initial=0.0)) if bad.size else float(near.max(initial=0.0)))
+        return -ends[0], ends[1]
+
+
+HOLDS_WITHIN = 0.1
+
+
+def parabola(ds: xr.Dataset, name: str) -> Parabola | None:
+    """The parabola that belongs to an axis of a picture, None for an axis that is no eigenvector."""
+    facts = ds[name].attrs if name in ds.coords else {}
+    if "eigenvalue" not in facts:
+        return None
+    numbers = (float(facts[key]) for key in ("eigenvalue", "eigenvalue_bound", "slope", "centre_loss"))
+    return Parabola(*numbers, str(facts["parabola_of"]))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import panel as pn
 import xarray as xr
-from bokeh.models import ColumnDataSource, CustomJSHover, HoverTool, Range1d, WheelZoomTool
+from bokeh.models import ColumnDataSource, CustomJS, CustomJSHover, HoverTool, Range1d, WheelZoomTool
 from bokeh.plotting import figure
 
 from landscape_app.picture import Metric
@@ -33,6 +33,10 @@ def _digits(count: int) -> CustomJSHover:
 VALUE, ERROR = _digits(4), _digits(2)
 COORDINATE = CustomJSHover(code="return value.toFixed(3).replace('-', '−');")
 ORIGIN = CustomJSHover(code="return value > 0.5 ? 'evaluated' : 'interpolated';")
+FOLLOW = """
+if (here.tags.length && there.tags.length && (there.start !== here.start || there.end !== here.end))
+  there.setv({start: here.start, end: here.end});
+"""
 
 
 def change(edit: Callable[[], None], *panes: pn.viewable.Viewable) -> None:
@@ -72,6 +76,40 @@ def fit(bounds: Range1d, low: float, high: float) -> None:
     """Make an axis, and its reset, go from `low` to `high`; one that does already keeps its zoom."""
     if (bounds.reset_start, bounds.reset_end) != (low, high):
         bounds.update(start=low, end=high, reset_start=low, reset_end=high)
+
+
+def link(one: Range1d, other: Range1d) -> None:
+    """Prepare two axes to move as one; they do while both are tagged so by `linked`."""
+    for here, there in ((one, other), (other, one)):
+        follow = CustomJS(args={"here": here, "there": there}, code=FOLLOW)
+        here.js_on_change("start", follow)
+        here.js_on_change("end", follow)
+
+
+def linked(one: Range1d, other: Range1d, on: bool) -> None:
+    """Let two axes of `link` move as one, the second first to where the first is; or each by itself, in full."""
+    if bool(one.tags) == on:
+        return
+    for bounds in (one, other):
+        bounds.tags = ["linked"] if on else []
+    if on:
+        other.update(start=one.start, end=one.end)
+    elif other.reset_start is not None:
+        other.update(start=other.reset_start, end=other.reset_end)
+
+
+def shading(plot: figure, colour: str) -> tuple[ColumnDataSource, Any]:
+    """A band from bottom to top of a plot, behind what is drawn later: its source, and its renderer for a legend."""
+    source = empty("left", "right")
+    return source, plot.vstrip("left", "right", fill_color=colour, fill_alpha=0.13, line_alpha=0, source=source)
+
+
+def shade(source: ColumnDataSource, ends: tuple[float, float] | None, frame: tuple[float, float]) -> None:
+    """Shade from one end to the other, as far as the frame goes; None takes the shade away."""
+    if ends is None:
+        source.data = {"left": [], "right": []}
+    else:
+        source.data = {"left": [max(ends[0], frame[0])], "right": [min(ends[1], frame[1])]}
 
 
 def empty(*columns: str) -> ColumnDataSource:

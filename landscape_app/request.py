@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from analysis import Checkpoint, LandscapeError, Line, Plane, Problem, surface
+from analysis import Checkpoint, LandscapeError, Line, Plane, Problem, over_seeds, surface
+
+if TYPE_CHECKING:
+    from landscape_app.spectrum.along import Along
 
 
 @dataclass(frozen=True)
@@ -16,18 +20,21 @@ class Slice:
     """A kind of line or plane.
 
     roles: what the checkpoints it goes through are called; the last `optional` of them may be left out.
-    dims: 1 for a line, 2 for a plane. make: (problem, checkpoints, seed) to the line or plane. all_from: where it
+    dims: 1 for a line, 2 for a plane. make: (problem, checkpoints, request) to the line or plane. all_from: where it
     goes through all checkpoints of a problem instead, how many those must be at least. random: whether directions
-    that its checkpoints leave open are drawn by the seed.
+    that its checkpoints leave open are drawn by the seed. options: the fields of a request that are for this kind.
+    along: whether it lies along eigenvectors, and is centred where their spectrum was computed.
     """
 
     label: str
     dims: int
     roles: tuple[str, ...]
-    make: Callable[[Problem, Sequence[Checkpoint], int], Line | Plane]
+    make: Callable[[Problem, Sequence[Checkpoint], Request], Line | Plane]
     optional: int = 0
     all_from: int = 0
     random: bool = True
+    options: tuple[str, ...] = ()
+    along: bool = False
 
     @property
     def needs(self) -> int:
@@ -43,21 +50,33 @@ class Slice:
         return self.random and given <= self.dims
 
 
+RANDOM = ("normalisation", "layers")
+THROUGH = ("centre", "basis", "units")
 SLICES = {
-    "random-plane": Slice("Random plane", 2, ("Checkpoint",), lambda _, c, seed: Plane.random(c[0], seed=seed)),
-    "random-line": Slice("Random line", 1, ("Checkpoint",), lambda _, c, seed: Line.random(c[0], seed=seed)),
-    "line": Slice("Line through two checkpoints", 1, ("From", "To"), lambda _, c, seed: Line.through(*c)),
+    "random-plane": Slice(
+        "Random plane",
+        2,
+        ("Checkpoint",),
+        lambda _, c, r: Plane.random(c[0], r.seed, **r.given(RANDOM)),
+        options=RANDOM,
+    ),
+    "random-line": Slice(
+        "Random line", 1, ("Checkpoint",), lambda _, c, r: Line.random(c[0], r.seed, **r.given(RANDOM)), options=RANDOM
+    ),
+    "line": Slice("Line through two checkpoints", 1, ("From", "To"), lambda _, c, r: Line.through(*c)),
     "plane": Slice(
         "Plane through checkpoints",
         2,
         ("First", "Second", "Third"),
-        lambda _, c, seed: Plane.through(*c, seed=seed),
+        lambda _, c, r: Plane.through(*c, seed=r.seed, **r.given(THROUGH)),
         optional=1,
+        options=THROUGH,
     ),
     "gradient": Slice(
         "Steepest descent plane", 2, ("Checkpoint",), lambda p, c, _: Plane.gradient(p, c[0]), random=False
     ),
-    "trajectory": Slice("Trajectory plane", 2, (), lambda _, c, seed: Plane.pca(c), all_from=3, random=False),
+    "eigenvectors": Slice("Eigenvector plane", 2, (), lambda _, c, r: r.along.plane(c[0]), random=False, along=True),
+    "trajectory": Slice("Trajectory plane", 2, (), lambda _, c, r: Plane.pca(c), all_from=3, random=False),
 }
 
 
@@ -67,7 +86,9 @@ class Request:
 
     checkpoints: names, in the order of the slice's roles. extent: (low, high) of each axis; None fits it to
     the checkpoints. tolerance: the interpolation error to stop at, as a fraction of the range; 0 evaluates each
-    point. batchnorm: None keeps the problem's own policy.
+    point. batchnorm: None keeps the problem's own policy. seeds: several instead of `seed`, for their mean and spread.
+    normalisation, layers: of random directions, see `directions.random_directions`. centre, basis, units: of a plane
+    through three checkpoints, see `Plane.through`. None is the usual. along: the eigenvectors of an eigenvector plane.
     """
 
     problem: str
@@ -78,9 +99,23 @@ class Request:
     resolution: int | tuple[int, ...] = 101
     tolerance: float = 0.01
     batchnorm: str | None = None
+    seeds: tuple[int, ...] = ()
+    normalisation: str | None = None
+    layers: tuple[str, ...] | None = None
+    centre: str | None = None
+    basis: str | None = None
+    units: str | None = None
+    along: Along | None = None
 
-    def steps(self, project: Any) -> Generator[xr.Dataset, None, None]:
-        """The results, better and better. Loading starts with the first step. Raises LandscapeError."""
+    def given(self, options: Sequence[str]) -> dict[str, Any]:
+        """Those of some options that are not left out."""
+        return {name: getattr(self, name) for name in options if getattr(self, name) is not None}
+
+    def steps(self, project: Any, resume: xr.Dataset | None = None) -> Generator[xr.Dataset, None, None]:
+        """The results, better and better. Loading starts with the first step. Raises LandscapeError.
+
+        resume: an earlier result of the same request, whose evaluated points are taken over.
+        """
         kind = SLICES[self.slice]
         if not kind.takes(len(self.checkpoints)):
             raise LandscapeError(
@@ -88,18 +123,49 @@ class Request:
             )
         if len(set(self.checkpoints)) < len(self.checkpoints):
             raise LandscapeError(f"A {kind.label.lower()} needs different checkpoints; choose another one.")
+        unfit = [name for name in self.given((*RANDOM, *THROUGH)) if name not in kind.options]
+        if unfit:
+            takes = ", ".join(kind.options) or "none of these"
+            raise LandscapeError(f"A {kind.label.lower()} has no option {', '.join(unfit)}; it takes {takes}.")
+        if self.seeds and not kind.seeded(len(self.checkpoints)):
+            raise LandscapeError(
+                f"This {kind.label.lower()} has no random direction: each seed gives the same picture."
+            )
+        if resume is not None and "sample" not in resume.dims:
+            raise LandscapeError("The earlier result holds no evaluated points; resume one of `landscape surface`.")
+        if kind.along and self.along is None:
+            raise LandscapeError("An eigenvector plane needs the vectors of a spectrum; choose one on its page.")
+        problem, checkpoints = self._opened(project)
+        options: dict[str, Any] = {
+            "extent": self.extent,
+            "resolution": self.resolution,
+            "dense": self.tolerance == 0,
+            "resume": resume,
+            **({"tolerance": self.tolerance} if self.tolerance else {}),
+        }
+        if self.seeds:
+            make = lambda seed: kind.make(problem, checkpoints, replace(self, seed=seed))  # noqa: E731
+            yield from over_seeds(problem, make, self.seeds, **options)
+        elif self.along:
+            with closing(surface(problem, kind.make(problem, checkpoints, self), **options)) as steps:
+                for ds in steps:
+                    yield self.along.with_parabolas(ds)
+        else:
+            yield from surface(problem, kind.make(problem, checkpoints, self), **options)
+
+    def opened(self, project: Any) -> tuple[Problem, Line | Plane]:
+        """The problem under the policy that was asked for, and the line or plane itself. Raises LandscapeError."""
+        problem, checkpoints = self._opened(project)
+        return problem, SLICES[self.slice].make(problem, checkpoints, self)
+
+    def _opened(self, project: Any) -> tuple[Problem, list[Checkpoint]]:
+        if self.along:
+            problem, checkpoint = self.along.spectrum.held(project)
+            return problem, [checkpoint]
         problem = project.problems[self.problem]
         if self.batchnorm is not None and self.batchnorm != problem.batchnorm:
             problem = problem.with_batchnorm(self.batchnorm)
-        checkpoints = [project.checkpoint(self.problem, name) for name in self.checkpoints]
-        yield from surface(
-            problem,
-            kind.make(problem, checkpoints, self.seed),
-            extent=self.extent,
-            resolution=self.resolution,
-            dense=self.tolerance == 0,
-            **({"tolerance": self.tolerance} if self.tolerance else {}),
-        )
+        return problem, [project.checkpoint(self.problem, name) for name in self.checkpoints]
 
 
 def _count(kind: Slice) -> str:

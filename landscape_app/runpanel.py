@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import panel as pn
 
 from landscape_app import look, words
 from landscape_app.jobs import JobState
-from landscape_app.state import State
+from landscape_app.task import Task
 from landscape_app.text import text
 
-BUTTON_WIDTH = 116
+BUTTON_WIDTH = 148
 
 
 class RunPanel:
     """The strip above a picture. It keeps its height whatever the job does; only a failure adds to it."""
 
-    def __init__(self, state: State):
-        self.state = state
+    def __init__(self, state: Task, say: Callable[[Any], words.Message]):
+        self.state, self.say = state, say
         self.compute = _button(state, "compute", "primary")
         self.cancel = _button(state, "cancel", "default")
         self.headline = look.html()
@@ -26,14 +29,16 @@ class RunPanel:
         said = look.column(self.headline, self.progress)
         strip = pn.Row(buttons, said, sizing_mode="stretch_width", margin=0, min_height=62)
         self.view = look.column(strip, self.trouble)
-        state.param.watch(self._show, ["job", "stale", *state.inputs])
+        state.param.watch(self._show, ["job", "stale", "computed", "entries", "recalled", "trouble", *state.inputs])
         self._show()
 
     def _show(self, *_: object) -> None:
-        state, job = self.state, self.state.job
-        said = words.message(state)
-        failed = job is not None and job.state is JobState.FAILED
+        state = self.state
+        said = self.say(state)
+        failed = said.tone == "bad"
+        state.param.compute.label = "Compute again" if state.answered else "Compute"
         self.compute.visible = not state.busy
+        self.compute[0].disabled = any(state.trouble)
         self.cancel.visible = state.busy
         badge = '<span class="badge">Choices changed since</span>' if state.stale and not state.busy else ""
         self.headline.object = (
@@ -59,6 +64,6 @@ class RunPanel:
         )
 
 
-def _button(state: State, name: str, kind: str) -> pn.Param:
+def _button(state: Task, name: str, kind: str) -> pn.Param:
     options = {"button_type": kind, "width": BUTTON_WIDTH - 12, "margin": (4, 12, 4, 0)}
     return pn.Param(state, parameters=[name], widgets={name: options}, show_name=False, margin=0)

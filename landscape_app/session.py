@@ -2,60 +2,202 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import panel as pn
 
-from landscape_app.jobs import Job, Runner
+from analysis import radius_band, softmax_radius
+from landscape_app import saved
+from landscape_app.entries import Entry, answering, numbered
+from landscape_app.jobs import Job, JobState, Runner
 from landscape_app.request import Request
-from landscape_app.state import State
+from landscape_app.state import Radii, State
+from landscape_app.task import Task
+from landscape_app.text import explain
 
 POLL_MS = 200
 RUNNER = Runner(workers=2)
 
 
 class Session:
-    """Between one state and a runner. Only this object changes `result`, `computed` and `job` of the state.
+    """Between one state and a runner. Only this object changes results, entries and jobs of the state.
 
     A worker never touches the state: the session asks for the job's snapshot, in its own thread.
     """
 
     def __init__(self, state: State, runner: Runner = RUNNER):
         self.state, self.runner = state, runner
-        self._job: Job | None = None
-        self._request: Request | None = None
-        self._seen = 0
-        self._timer: Any = None
-        state.param.watch(self._start, "compute")
-        state.param.watch(self._cancel, "cancel")
+        self._made = 0  # entries
+        self.runs = {task.kind: Run(self, task) for task in (state, state.spectrum)}
+        self.surface, self.spectrum = self.runs.values()
+        for asked, does in (("show", self._show), ("remove", self._remove), ("upload", self._open)):
+            state.param.watch(partial(self.do, does), asked)
+        self.radius = Radius(self)
         pn.state.on_session_destroyed(self._leave)
 
     def poll(self) -> None:
-        """Bring the state up to date with the job."""
-        if self._job is None:
+        """Bring the state up to date with the jobs."""
+        for run in (*self.runs.values(), self.radius):
+            run.poll()
+
+    def do(self, does: Callable[[], None], *_: Any) -> None:
+        with self.state.lock:
+            does()
+
+    def next(self) -> int:
+        """The number of a new entry."""
+        self._made += 1
+        return self._made
+
+    def keep(self, entry: Entry) -> None:
+        """Put an entry among the others, in place of an earlier state of itself."""
+        kept = [e for e in self.state.entries if e.number != entry.number]
+        self._enter(tuple(sorted([*kept, entry], key=lambda e: e.number)))
+
+    def _enter(self, entries: tuple[Entry, ...]) -> None:
+        for run in self.runs.values():
+            run.task.entries = entries
+
+    def _show(self) -> None:
+        entry, self.state.show = numbered(self.state.entries, self.state.show), None
+        if entry is not None:
+            self._bring(entry)
+
+    def _bring(self, entry: Entry) -> None:
+        self.runs[entry.kind].bring(entry)
+        self.state.page = entry.kind
+
+    def _remove(self) -> None:
+        state = self.state
+        entry, state.remove = numbered(state.entries, state.remove), None
+        if entry is None:
             return
-        now = self._job.snapshot()
+        run = self.runs[entry.kind]
+        if run.task.busy and entry.number == run.number:
+            return
+        self._enter(tuple(e for e in state.entries if e.number != entry.number))
+        if entry.number == run.task.shown:
+            run.forget()
+
+    def _open(self) -> None:
+        state = self.state
+        if state.upload is None:
+            return
+        (name, content), state.upload = state.upload, None
+        try:
+            ds = saved.opened(name, content)
+            request = saved.request_of(ds)
+        except Exception as error:
+            state.refused = explain(error)
+            return
+        entry = Entry(self.next(), saved.snapshot(ds), request, file=name)
+        state.refused = ("", "")
+        self.keep(entry)
+        self._bring(entry)
+
+    def _leave(self, _: Any) -> None:
+        """The page is gone; a poll that is under way in another thread ends before its plots go too."""
+        for run in (*self.runs.values(), self.radius):
+            run.leave()
+
+
+class Run:
+    """The job of one task, and its entry."""
+
+    def __init__(self, session: Session, task: Task):
+        self.session, self.task, self.lock = session, task, session.state.lock
+        self.job: Job | None = None
+        self.number = 0  # of the job's entry
+        self._request: Any = None
+        self._kept: Any = None  # what the job keeps beside its results
+        self._since = datetime.now()
+        self._seen = 0
+        self._followed = False  # whether the job's results are shown as they come
+        self._timer: Any = None
+        self._left = False
+        self._document = pn.state.curdoc
+        for asked, does in (("compute", self._start), ("cancel", self._cancel)):
+            task.param.watch(partial(session.do, does), asked)
+
+    def poll(self) -> None:
+        with self.lock:
+            if self.job is None or self._left:
+                return
+            try:
+                self._bring_news()
+            except Exception:
+                if not self._page_is_gone():
+                    raise
+
+    def _page_is_gone(self) -> bool:
+        """Whether the server has taken the page's models apart, which it may do while a poll draws."""
+        context = self._document.session_context if self._document is not None else None
+        return self._left or (context is not None and context.destroyed)
+
+    def bring(self, entry: Entry) -> None:
+        """Show an entry, and restore the choices that made it."""
+        task = self.task
+        self._followed = task.busy and entry.number == self.number
+        news = {} if task.busy else {"job": entry.job}
+        restored = entry.request is not None and task.restore(entry.request)
+        news |= {"result": entry.result, "computed": entry.request if restored else None}
+        task.param.update(**news, shown=entry.number, recalled=not self._followed)
+
+    def forget(self) -> None:
+        """Show the latest of the other results, or none."""
+        task = self.task
+        others = [entry for entry in task.entries if entry.kind == task.kind]
+        if others:
+            self.bring(others[-1])
+        else:
+            task.param.update(result=None, computed=None, shown=0, **({} if task.busy else {"job": None}))
+
+    def leave(self) -> None:
+        self._stop_polling()
+        with self.lock:
+            self._left = True
+        if self.job is not None:
+            self.job.cancel()
+
+    def _bring_news(self) -> None:
+        task, now = self.task, self.job.snapshot()
         news: dict[str, Any] = {"job": now}
-        if now.version != self._seen:
+        if now.result is not None and (now.version != self._seen or now.state.final):
             self._seen = now.version
-            news |= {"result": now.result, "computed": self._request}
-        self.state.param.update(**news)
+            self.session.keep(Entry(self.number, now, self._request, since=self._since, kept=self._kept))
+            if self._followed:
+                news |= {"result": now.result, "computed": self._request, "shown": self.number, "recalled": False}
         if now.state.final:
             self._stop_polling()
+            if not self._followed and now.state is not JobState.FAILED and task.entry:
+                news["job"] = task.entry.job  # what is said is about what is shown
+        task.param.update(**news)
 
-    def _start(self, _: Any) -> None:
-        if self.state.busy:
+    def _start(self) -> None:
+        """Show what was computed before; compute what was not, or what is shown already."""
+        task = self.task
+        if task.busy:
             return
-        request, project = self.state.request(), self.state.project
-        self._request, self._seen = request, 0
-        self._job = self.runner.submit(lambda: request.steps(project))
+        request, project = task.request(), self.session.state.project
+        known = answering(task.entries, request)
+        if known and not task.answered:
+            self.bring(known)
+            return
+        self.number = self.session.next()
+        self._request, self._since, self._seen, self._followed = request, datetime.now(), 0, True
+        self._kept = kept = task.keeper()
+        self.job = self.session.runner.submit(lambda: request.steps(project, **kept))
         self.poll()
-        if self._timer is None and self.state.busy:
+        if self._timer is None and task.busy:
             self._timer = pn.state.add_periodic_callback(self.poll, POLL_MS)
 
-    def _cancel(self, _: Any) -> None:
-        if self._job is not None:
-            self._job.cancel()
+    def _cancel(self) -> None:
+        if self.job is not None:
+            self.job.cancel()
             self.poll()
 
     def _stop_polling(self) -> None:
@@ -63,6 +205,51 @@ class Session:
             self._timer.stop()
             self._timer = None
 
-    def _leave(self, _: Any) -> None:
+
+class Radius:
+    """The softmax radius about the chosen point, computed while it is wanted; the latest wish counts."""
+
+    def __init__(self, session: Session):
+        self.session, self.state = session, session.state
+        self._job: Job | None = None
+        self._asked: Radii | None = None
+        self._timer: Any = None
+        self.state.param.watch(partial(session.do, self._start), ["show_radius", "point", "shown", "job"])
+
+    def poll(self) -> None:
+        with self.state.lock:
+            now = self._job.snapshot() if self._job else None
+            if now is None or not now.state.final:
+                return
+            self._stop()
+            if now.state is JobState.DONE:
+                self.state.radii = replace(self._asked, ends=now.result)
+            elif now.state is JobState.FAILED:
+                self.state.radii = replace(self._asked, reason=now.reason)
+
+    def leave(self) -> None:
+        self._stop()
+
+    def _start(self) -> None:
+        state, asked = self.state, self.state.radius_asked
+        if asked is None or state.radius is not None or (asked == self._asked and self._job is not None):
+            return
+        self._stop()
+        request, project = state.entry.request, state.project
+        self._asked, self._job = asked, self.session.runner.submit(lambda: _radii(request, project, asked.point))
+        self._timer = pn.state.add_periodic_callback(self.poll, POLL_MS)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
         if self._job is not None:
             self._job.cancel()
+        self._timer = self._job = None
+
+
+def _radii(
+    request: Request, project: Any, point: tuple[float, ...]
+) -> Generator[dict[str, tuple[float, float]], None, None]:
+    problem, space = request.opened(project)
+    found = softmax_radius(problem, space, *point)
+    yield {name: radius_band(found, name) for name in space.names}

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import panel as pn
 import xarray as xr
-from bokeh.models import FixedTicker, Range1d
+from bokeh.models import FixedTicker, Legend, LegendItem, Range1d
 
 from landscape_app import picture, plotting
-from landscape_app.curve import COLUMNS, MARGIN, curve_data, curve_hover, draw_curve
+from landscape_app.curve import COLUMNS, MARGIN, RADIUS, curve_data, curve_hover, draw_curve
 from landscape_app.scales import Scale
 from landscape_app.text import coordinate
 
 HEIGHT = 260
 LEFT = 64  # so that both frames begin at the same place
 LONGEST = 34
+SECOND = "#cc79a7"
+PROMISED = "#009e73"
 TICKS = 5
 
 
@@ -29,11 +33,30 @@ class Slices:
         self.slices = {"a": _Slice("a", x_range, height), "b": _Slice("b", y_range, height)}
         self.panes = [one.pane for one in self.slices.values()]
 
-    def draw(self, ds: xr.Dataset, metric: picture.Metric, log: bool, point: tuple[float, float]) -> None:
-        """Show the row and the column of the picture that are nearest to the point."""
+    def draw(
+        self,
+        ds: xr.Dataset,
+        metric: picture.Metric,
+        log: bool,
+        point: tuple[float, float],
+        second: tuple[xr.Dataset, picture.Metric] | None = None,
+        radii: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
+        """Show the row and the column of the picture that are nearest to the point; dashed, those of a second one.
+
+        An axis along an eigenvector has its parabola, on the slice through the centre. radii: the softmax radius about
+        the point, (low, high) of each axis.
+        """
         row, column = picture.nearest(ds, point)
-        cuts = {"a": (row, slice(None)), "b": (slice(None), column)}
-        scale = Scale.of(np.concatenate([metric.values[cut] for cut in cuts.values()]), log)
+        cuts = _cuts(row, column)
+        spanned = [metric.values[cut] for cut in cuts.values()]
+        dashed = {}
+        if second is not None:
+            other, shown = second
+            there = _cuts(*picture.nearest(other, point))
+            dashed = {name: (other[name].values, shown.values[there[name]]) for name in "ab"}
+            spanned += [values for _, values in dashed.values()]
+        scale = Scale.of(np.concatenate(spanned), log)
         value = scale.position(metric.values[row, column])
         for name, other, at in (("a", "b", 0), ("b", "a", 1)):
             one, cut = self.slices[name], cuts[name]
@@ -42,7 +65,20 @@ class Slices:
             one.line.data = curve_data(
                 scale, ds[name].values, metric.values[cut], metric.se[cut], ds["computed"].values[cut]
             )
+            places, values = dashed.get(name, ((), np.empty(0)))
+            one.second.data = {"t": places, "y": scale.position(values)}
             one.here.data = {"t": [point[at]], "y": [float(value)]}
+            promise = picture.parabola(ds, name)
+            central = abs(point[1 - at]) <= picture.spacing(ds)[1 - at] / 2
+            if promise is None or promise.metric != metric.key or not central:
+                promise = None
+            one.draw_parabola(promise, scale, ds[name].values, metric.values[cut])
+            plotting.shade(one.radius, (radii or {}).get(name), picture.extent(ds, name))
+            one.draw_names(second is not None, promise is not None, radii is not None)
+
+
+def _cuts(row: int, column: int) -> dict[str, tuple]:
+    return {"a": (row, slice(None)), "b": (slice(None), column)}
 
 
 class _Slice:
@@ -58,15 +94,41 @@ class _Slice:
         )
         self.line = plotting.empty(*COLUMNS)
         self.here = plotting.empty("t", "y")
+        self.second = plotting.empty("t", "y")
+        self.parabola = plotting.empty("t", "y")
         plot = self.figure
+        self.radius, radius = plotting.shading(plot, RADIUS)
+        self.held, _ = plotting.shading(plot, PROMISED)
         plot.title.update(text_font_size="13px", text_font_style="normal")
         plot.axis.axis_label_text_font_size = "11px"
         plot.yaxis.ticker = FixedTicker(ticks=[])
         plot.vspan(x="t", line_color=plotting.ACCENT, line_width=1.2, line_alpha=0.8, source=self.here)
         curve = draw_curve(plot, self.line)
+        dashed = plot.line("t", "y", line_color=SECOND, line_width=2, line_dash=[6, 4], source=self.second)
+        promised = plot.line("t", "y", line_color=PROMISED, line_width=2, line_dash=[5, 4], source=self.parabola)
+        items = {"A": curve, "B": dashed, "Parabola": promised, "Softmax radius": radius}
+        self.items = [LegendItem(label=name, renderers=[drawn], visible=False) for name, drawn in items.items()]
+        self.names = Legend(
+            items=self.items, orientation="horizontal", visible=False, location="top_center", padding=2, spacing=6,
+            glyph_width=18, label_standoff=3, label_text_font_size="11px", background_fill_alpha=0.6,
+            border_line_color=None,
+        )  # fmt: skip
+        plot.add_layout(self.names)
         plot.scatter("t", "y", size=9, fill_color=plotting.ACCENT, line_color="white", source=self.here)
         plot.add_tools(curve_hover(curve, name))
         self.pane = pn.pane.Bokeh(plot, sizing_mode="stretch_width")
+
+    def draw_parabola(self, promise: picture.Parabola | None, scale: Scale, t: np.ndarray, values: np.ndarray) -> None:
+        ends = promise.holds(t, values) if promise else None
+        plotting.shade(self.held, ends, (float(t[0]), float(t[-1])))
+        fine = np.linspace(t[0], t[-1], 4 * len(t)) if promise else np.empty(0)
+        self.parabola.data = {"t": fine, "y": scale.position(promise(fine)) if promise else fine}
+
+    def draw_names(self, compared: bool, promised: bool, radius: bool) -> None:
+        """Name what is drawn beside the one curve."""
+        for item, shown in zip(self.items, (compared, compared, promised, radius), strict=True):
+            item.visible = shown
+        self.names.visible = compared or promised or radius
 
     def draw_frame(self, scale: Scale, metric: picture.Metric, along: str) -> None:
         plot, margin = self.figure, MARGIN * (scale.high - scale.low)

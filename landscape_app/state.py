@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import param
 
-from landscape_app.jobs import Snapshot
-from landscape_app.picture import axes, dims, extent, metric, metric_label, metrics, on_grid, spans_decades
+from landscape_app.entries import numbered
+from landscape_app.picture import (
+    Metric,
+    alike,
+    axes,
+    dims,
+    extent,
+    metric,
+    metric_label,
+    metrics,
+    on_grid,
+    parabola,
+    quantity,
+    spans_decades,
+    subspace,
+)
 from landscape_app.request import SLICES, Request
+from landscape_app.spectrum.request import Place
+from landscape_app.spectrum.state import Spectrum
+from landscape_app.task import Task
+from landscape_app.text import explain
 
 NO_CHECKPOINT = ""
+THE_SAME = 0
 EXTENT_LIMIT = 3.0
 PALETTES = {"Viridis": "viridis", "Cividis": "cividis", "Magma": "magma"}
 TOLERANCES = {
@@ -32,7 +54,20 @@ INPUTS = (
 )
 
 
-class State(param.Parameterized):
+@dataclass(frozen=True)
+class Radii:
+    """The softmax radius about a point of an entry's line or plane: what was asked for, and (low, high) of each axis.
+
+    reason: why there are none.
+    """
+
+    number: int
+    point: tuple[float, ...]
+    ends: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    reason: str = ""
+
+
+class State(Task):
     """What a session has chosen and computed. Views and jobs read it and write it; none knows another."""
 
     problem = param.Selector(label="Model and data")
@@ -57,33 +92,54 @@ class State(param.Parameterized):
     palette = param.Selector(default="viridis", objects=PALETTES, label="Colours")
     show_contours = param.Boolean(default=True, label="Contours")
     show_samples = param.Boolean(default=False, label="Evaluated points")
+    relief = param.Boolean(default=False, label="3-D")
+
+    compare = param.Boolean(default=False, label="Compare")
+    other = param.Selector(default=THE_SAME, objects={"The same result": THE_SAME}, label="Beside it")
+    other_metric = param.Selector(default="loss", objects={"Loss": "loss"}, label="Show")
+    other_log_scale = param.Boolean(default=True, label="Logarithmic")
 
     point = param.Parameter(doc="The chosen point (a, b) of a plane's picture, on its grid, or None.")
     at_a = param.Number(default=None, allow_None=True, label="a")  # of the point, for widgets
     at_b = param.Number(default=None, allow_None=True, label="b")
 
     inputs = INPUTS
+    kind = "surface"
 
-    compute = param.Event(label="Compute")
-    cancel = param.Event(label="Cancel")
+    page = param.Selector(default="surface", objects=["surface", "spectrum"], doc="The page that is looked at.")
+    show = param.Parameter(doc="Number of the entry to show again; None once it is.")
+    remove = param.Parameter(doc="Number of the entry to forget; None once it is.")
+    file = param.Bytes(default=None, allow_None=True, label="Open a saved result")
+    upload = param.Parameter(doc="A saved result to open: (file name, its bytes); None once it is.")
+    refused = param.Parameter(default=("", ""), doc="Why a file was not opened: (reason, details).")
 
-    result = param.Parameter(doc="The latest result, an xarray.Dataset, or None.")
-    computed = param.Parameter(doc="The Request that `result` answers.")
-    job = param.Parameter(doc="Snapshot of the current or last job, or None before the first.")
-    stale = param.Boolean(default=False, doc="Whether the choices have changed since `result` was computed.")
+    along = param.Parameter(doc="The eigenvectors of a spectrum that a plane may lie along, an Along, or None.")
+    show_radius = param.Boolean(default=False, label="Softmax radius")
+    radii = param.Parameter(doc="The softmax radii that were computed last, a Radii, or None.")
 
     def __init__(self, project: Any, **params: Any):
         self.project = project
+        self.lock = threading.RLock()  # a server may run the callbacks of one session in several threads
         self._log_scales = {"loss": True}
+        self._shown = 0  # before it changes
+        self._metric = "loss"  # before it changes
+        self._compared = (False, THE_SAME)  # compare and other, before they change
+        self._subspace: tuple[object, ...] | None = None  # that `point` was chosen on
         names = list(project.problems)
         super().__init__(**params)
         self.param.problem.objects = names
         self.problem = names[0]
+        self.spectrum = Spectrum(project, self.lock)
+        self._lead()
 
-    @property
-    def busy(self) -> bool:
-        """Whether a job is queued, running or being cancelled."""
-        return isinstance(self.job, Snapshot) and not self.job.state.final
+    @param.depends("problem", "first", watch=True)
+    def _lead(self) -> None:
+        """Until there is a spectrum, its page asks about what this one does."""
+        spectrum = getattr(self, "spectrum", None)
+        if spectrum is not None and spectrum.job is None and spectrum.result is None:
+            spectrum.problem = self.problem
+            if self.first in spectrum.param.checkpoint.objects:
+                spectrum.checkpoint = self.first
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -106,38 +162,56 @@ class State(param.Parameterized):
             resolution=self.resolution,
             tolerance=self.tolerance,
             batchnorm=self.batchnorm,
+            along=self.along if kind.along else None,
         )
 
     @param.depends("problem", watch=True)
     def _offer(self) -> None:
         """Offer what the problem has; keep the choices that it has too."""
-        problem = self.project.problems[self.problem]
+        try:
+            problem = self.project.problems[self.problem]
+        except BaseException as error:  # it is made now, by code of the user's own
+            problem, self.trouble = None, explain(error)
+        else:
+            self.trouble = ("", "")
         names = list(self.project.checkpoint_names(self.problem))
+        policies = problem.batchnorm_choices if problem else (self.batchnorm,)
         named = {name: name for name in names}
         options = {
             "first": named,
             "second": named,
             "third": {"None: a random direction": NO_CHECKPOINT, **named},
-            "slice": {s.label: key for key, s in SLICES.items() if s.needs <= len(names)},
-            "batchnorm": {BATCHNORM.get(policy, policy): policy for policy in problem.batchnorm_choices},
+            "slice": self._slices(len(names)),
+            "batchnorm": {BATCHNORM.get(policy, policy): policy for policy in policies},
         }
         fresh = {
             "first": names[0],
             "second": names[min(1, len(names) - 1)],
             "third": NO_CHECKPOINT,
             "slice": "random-plane",
-            "batchnorm": problem.batchnorm,
+            "batchnorm": problem.batchnorm if problem else self.batchnorm,
         }
         # widgets set a value of their own when the options change: what is kept is decided before
         kept = {k: getattr(self, k) if getattr(self, k) in options[k].values() else fresh[k] for k in options}
         for name, offered in options.items():
             self.param[name].objects = offered
         self.param.update(**kept)
-        if self.result is None:
+        if self.result is None and problem:
             loss = problem.measures[0]
             self._offer_metrics({metric_label(loss.name, loss.long_name): loss.name})
 
-    @param.depends(*INPUTS, "computed", watch=True)
+    def _slices(self, checkpoints: int) -> dict[str, str]:
+        here = self.along is not None and self.along.spectrum.problem == self.problem
+        return {s.label: key for key, s in SLICES.items() if s.needs <= checkpoints and (here or not s.along)}
+
+    @param.depends("along", watch=True)
+    def _offer_along(self) -> None:
+        offered = self._slices(len(self.project.checkpoint_names(self.problem)))
+        kept = self.slice if self.slice in offered.values() else "random-plane"
+        self.param.slice.objects = offered
+        self.slice = kept
+
+    @param.depends(*INPUTS, "along", "computed", watch=True)
     def _compare(self) -> None:
         self.stale = self.computed is not None and self.request() != self.computed
 
@@ -148,9 +222,14 @@ class State(param.Parameterized):
 
     @param.depends("result", watch=True)
     def _keep_the_point(self) -> None:
-        ds, point = self.result, self.point
-        if point is not None:
-            self.point = on_grid(ds, point) if ds is not None and dims(ds) == 2 else None
+        """A point stays while its coordinates mean the same weights, and the picture reaches there."""
+        ds, before = self.result, self._subspace
+        self._subspace = subspace(ds) if ds is not None else None
+        if self.point is not None:
+            here = self._subspace == before and dims(ds) == 2
+            self.point = on_grid(ds, self.point) if here else None
+        if self.point is None and ds is not None and parabola(ds, "a") is not None:
+            self.point = on_grid(ds, (0.0, 0.0))
 
     @param.depends("point", watch=True)
     def _say_where(self) -> None:
@@ -175,6 +254,155 @@ class State(param.Parameterized):
             )
         self._say_where()
 
+    @property
+    def place(self) -> Place | None:
+        """The chosen point as a place for a spectrum; None where it is not known what weights are there."""
+        request = self.entry.request if self.entry else None
+        if request is None or self.point is None:
+            return None
+        return Place(replace(request, extent=None, resolution=101, tolerance=0.01), self.point)
+
+    @property
+    def radius_asked(self) -> Radii | None:
+        """Whose softmax radius is wanted now, as Radii without ends; None for that of nothing."""
+        entry = self.entry
+        if not self.show_radius or entry is None or entry.request is None or not entry.job.state.final:
+            return None
+        point = (0.0,) if dims(self.result) == 1 else self.point
+        return Radii(entry.number, point) if point is not None else None
+
+    @property
+    def radius(self) -> Radii | None:
+        """The softmax radius that belongs to what is shown, None until it is known."""
+        asked, known = self.radius_asked, self.radii
+        fits = asked and known and (asked.number, asked.point) == (known.number, known.point)
+        return known if fits else None
+
+    def ask_spectrum(self) -> None:
+        """Compute the spectrum at the chosen point."""
+        if self.place is not None:
+            self.page = "spectrum"
+            self.spectrum.go(self.place)
+
+    def ask_plane(self) -> None:
+        """Compute the plane along the chosen eigenvectors."""
+        along = self.spectrum.along
+        if along is None or self.busy:
+            return
+        reach = along.reach
+        self.page = "surface"
+        self.problem = along.spectrum.problem
+        self.along = along
+        self.param.update(slice="eigenvectors", fit_extent=False, metric="loss")
+        self.param.update(extent_a=(-reach, reach), extent_b=(-reach, reach))
+        self.compute = True
+
+    def back(self) -> None:
+        """Look at the spectrum again that the plane's eigenvectors are of."""
+        origin = self.computed.along if self.computed is not None else self.along
+        if origin is not None and numbered(self.entries, origin.number) is not None:
+            self.show = origin.number
+        self.page = "spectrum"
+
+    def restore(self, request: Request) -> bool:
+        """Choose again what a request asked for, as far as it is on offer; returns whether all of it is."""
+        if request.problem not in self.param.problem.objects:
+            return False
+        self.problem = request.problem
+        if request.along is not None:
+            self.along = request.along
+        kind = SLICES[request.slice]
+        chosen = {"slice": request.slice, "resolution": request.resolution, "tolerance": request.tolerance}
+        if not kind.all_from:
+            given = (*request.checkpoints, NO_CHECKPOINT)
+            chosen |= dict(zip(("first", "second", "third")[: len(kind.roles)], given, strict=False))
+        if request.batchnorm is not None:
+            chosen["batchnorm"] = request.batchnorm
+        offered = {name: value for name, value in chosen.items() if value in list(self.param[name].objects)}
+        offered["fit_extent"] = request.extent is None
+        if kind.seeded(len(request.checkpoints)):
+            offered["seed"] = request.seed
+        self.param.update(**offered)
+        self.param.update(**dict(zip(("extent_a", "extent_b"), request.extent or (), strict=False)))
+        return self.request() == request
+
+    @property
+    def beside(self) -> Any:
+        """The result of the picture beside the first, None while nothing is compared."""
+        if not self.compare or self.result is None:
+            return None
+        entry = numbered(self.entries, self.other)
+        return entry.result if entry else self.result
+
+    @property
+    def metric_shown(self) -> Metric:
+        """What the picture shows; the loss while a new result does not have what was chosen."""
+        return _metric(self.result, self.metric)
+
+    @property
+    def metric_beside(self) -> Metric:
+        """What the picture beside it shows."""
+        return _metric(self.beside, self.other_metric)
+
+    @property
+    def same_quantity(self) -> bool:
+        """Whether both pictures show the same quantity, and so share a scale."""
+        return quantity(self.result, self.metric_shown) == quantity(self.beside, self.metric_beside)
+
+    @property
+    def same_axes(self) -> bool:
+        """Whether a place in one picture is one in the other, so that they move together."""
+        return alike(self.result, self.beside)
+
+    @param.depends("entries", "shown", watch=True)
+    def _offer_others(self) -> None:
+        others = {"The same result": THE_SAME}
+        surfaces = [entry for entry in self.entries if entry.kind == self.kind]
+        others |= {entry.title: entry.number for entry in surfaces if entry.number != self.shown}
+        before, self._shown = self._shown, self.shown
+        kept = before if self.other == self.shown else self.other  # the two change places
+        kept = kept if kept in others.values() else THE_SAME
+        if others != dict(self.param.other.names):
+            self.param.other.objects = others
+        self.other = kept
+
+    @param.depends("compare", "other", "result", watch=True)
+    def _offer_other_metrics(self) -> None:
+        """At first another metric of the same result, or the same metric of another."""
+        ds, chosen = self.beside, (self.compare, self.other)
+        if ds is None:
+            return
+        offered, kept = list(metrics(ds).values()), self.other_metric
+        if ds is self.result:
+            apart = [key for key in offered if key != self.metric]
+            kept = kept if kept in apart else (apart or offered)[0]
+        elif chosen != self._compared or kept not in offered:
+            kept = self.metric if self.metric in offered else "loss"
+        self._compared = chosen
+        if metrics(ds) != dict(self.param.other_metric.names or {}):
+            self.param.other_metric.objects = metrics(ds)
+        self.other_metric = kept
+
+    @param.depends("metric", watch=True)
+    def _keep_comparing(self) -> None:
+        """Another result goes along with a new metric if it showed the same; of one result, two metrics swap."""
+        before, self._metric = self._metric, self.metric
+        ds = self.beside
+        if ds is self.result and self.other_metric == self.metric and before in metrics(ds).values():
+            self.other_metric = before
+        elif ds is not None and ds is not self.result and self.other_metric == before:
+            self.other_metric = self.metric if self.metric in metrics(ds).values() else before
+
+    @param.depends("other_metric", watch=True)
+    def _choose_other_scale(self) -> None:
+        if self.beside is not None:
+            fresh = spans_decades(self.metric_beside)
+            self.other_log_scale = self._log_scales.setdefault(self.other_metric, fresh)
+
+    @param.depends("other_log_scale", watch=True)
+    def _remember_other_scale(self) -> None:
+        self._log_scales[self.other_metric] = self.other_log_scale
+
     @param.depends("result", watch=True)
     def _offer_what_was_measured(self) -> None:
         if self.result is not None:
@@ -190,7 +418,7 @@ class State(param.Parameterized):
     def _choose_scale(self) -> None:
         """Each metric keeps its own scale; at first logarithmic if it spans decades."""
         if self.result is not None:
-            fresh = spans_decades(metric(self.result, self.metric))
+            fresh = spans_decades(self.metric_shown)
             self.log_scale = self._log_scales.setdefault(self.metric, fresh)
 
     @param.depends("log_scale", watch=True)
@@ -205,3 +433,7 @@ class State(param.Parameterized):
             return
         for name, axis in zip(("extent_a", "extent_b"), axes(ds), strict=False):
             self.param.update(**{name: extent(ds, axis)})
+
+
+def _metric(ds: Any, key: str) -> Metric:
+    return metric(ds, key if key in metrics(ds).values() else "loss")

@@ -10,6 +10,7 @@ import xarray as xr
 
 from analysis import provenance
 from landscape_app import picture
+from landscape_app.entries import Entry
 from landscape_app.jobs import JobState, Snapshot
 from landscape_app.request import SLICES
 from landscape_app.state import State
@@ -37,15 +38,20 @@ class Message:
 def message(state: State) -> Message:
     """Where the session stands."""
     job = state.job
+    if any(state.trouble) and not state.busy:
+        reason, details = state.trouble
+        return Message("bad", f"{state.problem} cannot be used", reason, details)
     if job is None:
         return Message("calm", "Ready", cost(state))
+    if state.recalled and state.entry and job.state in (JobState.DONE, JobState.CANCELLED):
+        return recalled(state.entry, ended(job))
     return {
-        JobState.QUEUED: _queued,
+        JobState.QUEUED: queued,
         JobState.RUNNING: _running,
-        JobState.CANCELLING: _cancelling,
+        JobState.CANCELLING: cancelling,
         JobState.DONE: _done,
         JobState.CANCELLED: _cancelled,
-        JobState.FAILED: _failed,
+        JobState.FAILED: failed,
     }[job.state](job)
 
 
@@ -57,6 +63,8 @@ def promise(state: State) -> str:
     if kind.all_from:
         through = f"its {len(names)} checkpoints"
     where = f"{'around' if len(kind.roles) == 1 else 'through'} {through}"
+    if kind.along:
+        where = f"along the {request.along.label}"
     return f"the loss of {state.problem} on a {kind.label.lower().split(' through')[0]} {where}"
 
 
@@ -64,6 +72,8 @@ def cost(state: State) -> str:
     """How much Compute will evaluate."""
     kind = SLICES[state.slice]
     points = state.resolution**kind.dims
+    if any(state.trouble):
+        return f"At most {points:,} points."
     samples = state.project.problems[state.problem].n
     each = f"each on {samples:,} samples"
     if state.tolerance == 0:
@@ -71,7 +81,7 @@ def cost(state: State) -> str:
     return f"At most {points:,} points, fewer where the surface is smooth, {each}."
 
 
-def _queued(job: Snapshot) -> Message:
+def queued(job: Snapshot) -> Message:
     return Message("busy", "Waiting", "Queued behind another computation; it starts by itself.")
 
 
@@ -82,16 +92,16 @@ def _running(job: Snapshot) -> Message:
     planned = facts.get("planned_evaluations")
     done = f"{facts['evaluations']:,}" + (f" of {planned:,}" if planned else "") + " evaluations"
     error = facts.get("interpolation_error", np.nan)
-    parts = [done, _left(job.eta) if job.eta is not None else ""]
+    parts = [done, left(job.eta) if job.eta is not None else ""]
     parts.append(f"interpolation error {percent(error)}" if np.isfinite(error) else "")
     return Message("busy", "Refining", " · ".join(filter(None, parts)))
 
 
-def _left(eta: float) -> str:
+def left(eta: float) -> str:
     return "less than 1 s left" if eta < 1 else f"about {duration(eta)} left"
 
 
-def _cancelling(job: Snapshot) -> Message:
+def cancelling(job: Snapshot) -> Message:
     return Message("busy", "Stopping", "The step that is being computed finishes first.")
 
 
@@ -102,6 +112,21 @@ def _cancelled(job: Snapshot) -> Message:
     return Message("warn", "Cancelled", f"The picture shows what {_times(n)} gave in {duration(job.elapsed)}.")
 
 
+def ended(job: Snapshot) -> Message:
+    """What a computation came to."""
+    return _done(job) if job.state is JobState.DONE else _cancelled(job)
+
+
+def recalled(entry: Entry, end: Message) -> Message:
+    if entry.file:
+        return Message(end.tone, "Opened from a file", f"{entry.file}: {_lower(end.body)}")
+    return Message(end.tone, "Shown again", f"Computed at {entry.since:%H:%M}: {_lower(end.body)}")
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
+
+
 def _done(job: Snapshot) -> Message:
     facts = job.result.attrs
     spent = f"{_times(facts['evaluations'])} in {duration(job.elapsed)}"
@@ -109,18 +134,47 @@ def _done(job: Snapshot) -> Message:
     if facts["status"] == "converged":
         return Message("good", "Done", f"{spent}; interpolation error {percent(error)}, asked for {percent(asked)}.")
     if facts["status"] == "unconverged":
-        why = f"interpolation did not get within {percent(asked)}, so each point was evaluated"
+        why = f"interpolation did not get within {percent(asked)}, so what was in doubt was evaluated point by point"
         return Message("good", "Done", f"{spent}; {why}.")
     return Message("good", "Done", f"{spent}; each point was evaluated.")
 
 
-def _failed(job: Snapshot) -> Message:
+def failed(job: Snapshot) -> Message:
     kept = " The picture shows what was computed before." if job.result is not None else ""
     return Message("bad", "This did not work", job.reason + kept, job.details)
 
 
 def _times(n: int) -> str:
     return f"{n:,} evaluation{'' if n == 1 else 's'}"
+
+
+def entry_line(entry: Entry) -> str:
+    """A result in the list: whose it is, how it ended, what it cost, when."""
+    facts = entry.result.attrs
+    error = facts.get("interpolation_error", np.nan)
+    running = not entry.job.state.final
+    status = "partial" if facts["status"] == "running" and not running else facts["status"]
+    if running and np.isfinite(entry.job.progress):
+        status = f"running, {round(100 * entry.job.progress)} %"
+    sure = facts["status"] in ("converged", "unconverged") or (running and np.isfinite(error))
+    parts = [provenance(entry.result)["problem"], status, _times(facts["evaluations"])]
+    parts += [f"interpolation error {percent(error)}"] if sure else []
+    parts += [duration(entry.job.elapsed).replace(" ", "\xa0"), entry.file or f"{entry.since:%H:%M}"]
+    return " · ".join(parts)
+
+
+def comparison(state: State) -> str:
+    """What two pictures side by side have in common, and what not."""
+    a, b = state.metric_shown, state.metric_beside
+    if state.same_quantity:
+        said = f"Both pictures share one scale for the {a.short[:1].lower()}{a.short[1:]}."
+    else:
+        said = f"A shows {a.title}, B shows {b.title}: different quantities, each on its own scale."
+    if state.same_axes:
+        return f"{said} They zoom together, and a point is chosen in both."
+    if picture.dims(state.result) == picture.dims(state.beside):
+        return f"{said} Their axes differ, so each has its own range, and a point is chosen in A only."
+    return f"{said} One is a line, the other a plane."
 
 
 def summary(ds: xr.Dataset, metric: picture.Metric) -> str:
@@ -199,6 +253,54 @@ def checkpoint_lines(ds: xr.Dataset, metric: picture.Metric) -> list[tuple[str, 
         own = f"{metric.short} {number(value, 4)}; " if np.isfinite(value) else ""
         lines.append((str(ds["marker_name"].values[i]), f"{own}{where}; {off_slice(ds, i)}"))
     return lines
+
+
+def classifies(ds: xr.Dataset) -> bool:
+    """Whether a softmax radius can be asked for: the loss is a cross entropy."""
+    return "cross entropy" in ds["loss"].attrs.get("long_name", "")
+
+
+def origin(ds: xr.Dataset) -> str:
+    """What the plane of an eigenvector is of."""
+    named = [str(ds[name].attrs["long_name"]) for name in "ab" if picture.parabola(ds, name)]
+    first = picture.parabola(ds, "a")
+    return f"Along the {' and the '.join(named)}, λ = {_plus_minus(first.eigenvalue, first.bound)}."
+
+
+def promised(ds: xr.Dataset, metric: picture.Metric, point: tuple[float, float]) -> list[str]:
+    """How far the parabolas of a plane's eigenvalues hold, on the slices through its centre."""
+    said = []
+    row, column = picture.nearest(ds, point)
+    for at, (name, cut) in enumerate({"a": (row, slice(None)), "b": (slice(None), column)}.items()):
+        one = picture.parabola(ds, name)
+        if one is None or one.metric != metric.key:
+            continue
+        if abs(point[1 - at]) > picture.spacing(ds)[1 - at] / 2:
+            said.append(f"Along {name}: the parabola is of the slice through the centre; go to {'ba'[at]} = 0 for it.")
+            continue
+        low, high = one.holds(ds[name].values, metric.values[cut])
+        said.append(
+            f"Along {name}: with λ = {_plus_minus(one.eigenvalue, one.bound)} the parabola (dashed) stays within "
+            f"10 % of the loss's change where it is shaded, from {number(low, 2)} to {number(high, 2)}."
+        )
+    return said
+
+
+def radius(state: State) -> str:
+    """The softmax radius in words, where it is wanted."""
+    if not state.show_radius or state.result is None:
+        return ""
+    if state.entry is None or state.entry.request is None:
+        return "The softmax radius needs the model: it is known for what this session computes."
+    if state.radius_asked is None:
+        return "" if picture.dims(state.result) == 1 or state.point else "Choose a point for its softmax radius."
+    known = state.radius
+    if known is None:
+        return "The softmax radius is being computed."
+    if known.reason:
+        return known.reason
+    said = ", ".join(f"{number((high - low) / 2)} along {name}" for name, (low, high) in known.ends.items())
+    return f"Softmax radius: {said}. Within it, the Taylor series about this point converges for every example."
 
 
 def off_slice(ds: xr.Dataset, marker: int) -> str:

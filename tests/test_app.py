@@ -1,8 +1,10 @@
 """State, scales, views and words as objects, without a browser."""
 
 import json
+import logging
 import sys
 import time
+from dataclasses import replace
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -11,11 +13,14 @@ import panel as pn
 import pytest
 from bokeh.events import Tap
 from conftest import PAYLOAD, FakeProject, line_result, plane_result
+from tornado.websocket import WebSocketClosedError
 
-from analysis import LandscapeError, Problem, Project
-from landscape_app import picture, words
+from analysis import LandscapeError, Problem, Project, save
+from landscape_app import picture, relief, words
+from landscape_app.app_hooks import worth_saying
 from landscape_app.controls import SliceControls
 from landscape_app.curve import Curve
+from landscape_app.entries import Entry
 from landscape_app.explorer import Explorer
 from landscape_app.heatmap import Heatmap, label_place
 from landscape_app.jobs import JobState, Runner, Snapshot
@@ -123,8 +128,12 @@ def test_every_metric_and_class_can_be_shown():
 
 def drawn(ds, key="loss", log=False):
     heatmap = Heatmap()
-    heatmap.draw(ds, picture.metric(ds, key), log, "viridis")
+    heatmap.draw(ds, picture.metric(ds, key), scale_of(ds, key, log), "viridis")
     return heatmap
+
+
+def scale_of(ds, key="loss", log=False):
+    return Scale.of(picture.spanned(ds, picture.metric(ds, key)), log)
 
 
 def test_a_plane_is_drawn_the_right_way_round_with_cells_around_their_points():
@@ -149,7 +158,7 @@ def test_a_change_of_scale_mutates_the_one_mapper_and_keeps_raw_values_for_the_h
     heatmap = drawn(ds)
     mapper, ticker = heatmap.mapper, heatmap.bar.ticker
     assert (mapper.low, mapper.high) == pytest.approx((10, 32))
-    heatmap.draw(ds, picture.metric(ds, "loss"), True, "cividis")
+    heatmap.draw(ds, picture.metric(ds, "loss"), scale_of(ds, log=True), "cividis")
     assert heatmap.mapper is mapper
     assert heatmap.bar.ticker is ticker
     assert (mapper.low, mapper.high) == pytest.approx((1, np.log10(32)))
@@ -225,7 +234,7 @@ def test_a_run_is_joined_in_order_and_only_its_ends_are_labelled():
     assert markers["name"] == [f"step{i}" for i in range(9)]  # for the hover
     assert markers["label"] == ["step0", *[""] * 7, "step8"]
     assert list(markers["shade"]) == [0.72, *[0] * 7, 0.72]
-    heatmap.draw(plane_result(), picture.metric(ds, "loss"), False, "viridis")
+    heatmap.draw(plane_result(), picture.metric(ds, "loss"), scale_of(ds), "viridis")
     assert heatmap.run.data["x"] == []
     assert heatmap.markers.data["label"] == ["one", "two"]
 
@@ -254,13 +263,13 @@ def test_cells_keep_their_aspect(equal, ratio):
 def test_a_line_has_a_band_of_one_standard_error_and_its_evaluated_points():
     ds = line_result()
     curve = Curve()
-    curve.draw(ds, picture.metric(ds, "loss"), log=False)
+    curve.draw(ds, picture.metric(ds, "loss"), scale_of(ds, log=False))
     data = curve.line.data
     np.testing.assert_allclose(data["high"] - data["y"], 0.1)
     np.testing.assert_allclose(data["y"] - data["low"], 0.1)
     np.testing.assert_allclose(curve.samples.data["y"], 1 + ds["t"].values ** 2)
     assert list(curve.markers.data["y"]) == [0.25, 1.25]
-    curve.draw(ds, picture.metric(ds, "loss"), log=True)
+    curve.draw(ds, picture.metric(ds, "loss"), scale_of(ds, log=True))
     np.testing.assert_allclose(curve.line.data["y"], np.log10(1 + ds["t"].values ** 2))
     np.testing.assert_allclose(curve.line.data["raw"], 1 + ds["t"].values ** 2)
 
@@ -268,7 +277,7 @@ def test_a_line_has_a_band_of_one_standard_error_and_its_evaluated_points():
 def test_the_band_reaches_the_bottom_where_a_log_scale_has_no_place_for_its_lower_edge():
     ds = line_result(np.array([0.05, 0.5, 1.0]), points=3)
     curve = Curve()
-    curve.draw(ds, picture.metric(ds, "loss"), log=True)
+    curve.draw(ds, picture.metric(ds, "loss"), scale_of(ds, log=True))
     assert curve.line.data["low"][0] < curve.figure.y_range.start
     assert curve.line.data["low"][1] == pytest.approx(np.log10(0.4))
 
@@ -463,7 +472,7 @@ def test_provenance_is_listed_whole():
 
 def test_one_button_at_a_time():
     state = State(FakeProject())
-    panel = RunPanel(state)
+    panel = RunPanel(state, words.message)
     assert (panel.compute.visible, panel.cancel.visible) == (True, False)
     state.job = Snapshot(JobState.RUNNING)
     assert (panel.compute.visible, panel.cancel.visible) == (False, True)
@@ -483,11 +492,11 @@ def test_a_stale_picture_has_a_badge_and_stays():
     state = State(FakeProject())
     page = SurfacePage(state)
     state.param.update(result=plane_result(), computed=state.request(), job=Snapshot(JobState.DONE, plane_result()))
-    before = page.heatmap.image.data
+    before = page.pair.plot.heatmap.image.data
     assert "badge" not in page.run_panel.headline.object
     state.seed = 5
     assert "badge" in page.run_panel.headline.object
-    assert page.heatmap.image.data is before
+    assert page.pair.plot.heatmap.image.data is before
 
 
 def test_the_page_draws_planes_and_lines_in_the_figures_it_made_at_first():
@@ -498,19 +507,19 @@ def test_the_page_draws_planes_and_lines_in_the_figures_it_made_at_first():
     assert not page.findings.view.visible
     state.result = plane_result()
     assert not page.veil.visible
-    assert (page.heat_box.visible, page.curve_box.visible) == (True, False)
+    assert (page.pair.plot.heat_box.visible, page.pair.plot.curve_box.visible) == (True, False)
     assert page.findings.view.visible
-    figure = page.heatmap.figure
+    figure = page.pair.plot.heatmap.figure
     state.result = line_result()
-    assert (page.heat_box.visible, page.curve_box.visible) == (False, True)
+    assert (page.pair.plot.heat_box.visible, page.pair.plot.curve_box.visible) == (False, True)
     assert not page.look_controls.fields["palette"].visible
     state.result = plane_result()
-    assert page.heatmap.figure is figure
+    assert page.pair.plot.heatmap.figure is figure
     state.metric = "per_class[1]"
-    assert page.heatmap.bar_title.text == "Loss of each class, class 1 [nats]"
+    assert page.pair.plot.heatmap.bar_title.text == "Loss of each class, class 1 [nats]"
     state.param.update(show_contours=False, show_samples=True)
-    assert not page.heatmap.contour_lines.visible
-    assert page.heatmap.sample_dots.visible
+    assert not page.pair.plot.heatmap.contour_lines.visible
+    assert page.pair.plot.heatmap.sample_dots.visible
 
 
 def test_the_result_can_be_downloaded(tmp_path):
@@ -538,7 +547,7 @@ def test_a_point_has_a_cross_hair_its_values_in_words_and_two_slices_of_the_pict
     assert "Tap the picture" in page.point_text.object
     state.choose(0.4, 1.2)  # the grid has a = −1, −1/3, 1/3, 1 and b = 0, 0.5 ... 2
     assert state.point == (0.333, 1.0)
-    assert (page.heatmap.cross.data, page.slice_box.visible) == ({"x": [0.333], "y": [1.0]}, True)
+    assert (page.pair.plot.heatmap.cross.data, page.slice_box.visible) == ({"x": [0.333], "y": [1.0]}, True)
     said = page.point_text.object.replace("\xa0", " ")
     assert "Loss (cross entropy) 24.3 ± 0.1 nats; Accuracy 0.5 ± 0 — evaluated, at a = 0.333, b = 1." in said
     ds, slices = state.result, page.slices.slices
@@ -556,8 +565,8 @@ def test_a_point_has_a_cross_hair_its_values_in_words_and_two_slices_of_the_pict
 def test_slices_zoom_with_the_heat_map_and_follow_its_metric_and_scale():
     state, page = on_a_plane()
     a, b = (page.slices.slices[name] for name in "ab")
-    assert a.figure.x_range is page.heatmap.figure.x_range
-    assert b.figure.x_range is page.heatmap.figure.y_range
+    assert a.figure.x_range is page.pair.plot.heatmap.figure.x_range
+    assert b.figure.x_range is page.pair.plot.heatmap.figure.y_range
     assert a.figure.y_range is b.figure.y_range
     state.choose(0, 0)
     sources = a.line, b.here
@@ -572,9 +581,9 @@ def test_slices_zoom_with_the_heat_map_and_follow_its_metric_and_scale():
 
 def test_a_tap_counts_inside_the_frame_only():
     state, page = on_a_plane()
-    (handle,) = page.heatmap.figure._event_callbacks["tap"]
+    (handle,) = page.pair.plot.heatmap.figure._event_callbacks["tap"]
     for x, y, expected in ((-3.0, 1.0, None), (None, None, None), (-0.9, 1.9, (-1.0, 2.0)), (0.0, 2.3, (-1.0, 2.0))):
-        handle(Tap(page.heatmap.figure, x=x, y=y))
+        handle(Tap(page.pair.plot.heatmap.figure, x=x, y=y))
         assert state.point == expected
 
 
@@ -584,12 +593,12 @@ def test_a_result_keeps_the_point_if_it_reaches_there():
     state.result = plane_result(shape=(5, 6))
     assert state.point == (1.0, 2.0)
     state.result = plane_result().assign_coords(a=np.linspace(-0.5, 0.5, 4))
-    assert (state.point, state.at_a, page.heatmap.cross.data["x"]) == (None, None, [])
+    assert (state.point, state.at_a, page.pair.plot.heatmap.cross.data["x"]) == (None, None, [])
     assert not page.slice_box.visible
     state.choose(0, 0)
     state.result = line_result()
     assert state.point is None
-    assert not page.point_box.visible
+    assert not page.point_text.visible
     state.choose(0, 0)
     assert state.point is None
 
@@ -663,7 +672,7 @@ def wait(session):
         session.poll()
 
 
-@pytest.mark.parametrize("kind", list(SLICES))
+@pytest.mark.parametrize("kind", [k for k in SLICES if not SLICES[k].along])
 def test_each_slice_is_computed_and_drawn(project, kind):
     explorer = Explorer(project)
     state = explorer.state
@@ -698,9 +707,9 @@ def test_a_second_compute_while_one_runs_is_ignored_and_cancel_stops_it(project)
     session = Session(state, runner)
     state.param.update(resolution=201, tolerance=0.0)
     state.compute = True
-    first = session._job
+    first = session.surface.job
     state.compute = True
-    assert session._job is first
+    assert session.surface.job is first
     state.cancel = True
     wait(session)
     assert state.job.state is JobState.CANCELLED
@@ -712,6 +721,433 @@ def test_every_page_keeps_the_contract():
         assert isinstance(page.title, str)
         assert isinstance(page.needs, int)
         assert isinstance(page.build(State(FakeProject())), pn.viewable.Viewable)
+
+
+# ---- results that are kept -------------------------------------------------------------------------------
+
+
+def computed(project, *choices):
+    """An explorer that has computed each of the choices in turn."""
+    explorer = Explorer(project)
+    for chosen in choices:
+        explorer.state.param.update(resolution=51, **chosen)
+        explorer.state.compute = True
+        wait(explorer.session)
+    return explorer.state, explorer.session
+
+
+def test_what_was_computed_is_taken_from_the_list_and_computed_again_only_if_it_is_shown(project):
+    state, session = computed(project, {"seed": 1}, {"seed": 2})
+    assert [(e.number, e.request.seed, e.job.state) for e in state.entries] == [(1, 1, "done"), (2, 2, "done")]
+    assert state.shown == 2
+    state.seed = 1
+    assert state.stale
+    jobs = session.surface.job
+    state.compute = True
+    assert session.surface.job is jobs
+    assert (state.shown, state.recalled, state.stale, state.answered) == (1, True, False, True)
+    assert state.result is state.entries[0].result
+    assert words.message(state).title == "Shown again"
+    state.compute = True  # what is shown already is meant
+    wait(session)
+    assert session.surface.job is not jobs
+    assert [e.number for e in state.entries] == [1, 2, 3]
+    assert (state.shown, state.recalled) == (3, False)
+
+
+def test_a_result_is_shown_again_with_the_choices_that_made_it(project):
+    state, _ = computed(project, {"slice": "plane", "second": "m2", "third": "m1"}, {"slice": "line", "first": "m1"})
+    assert picture.dims(state.result) == 1
+    state.show = 1
+    assert (state.show, state.shown, state.slice, state.first, state.second, state.third) == (
+        None, 1, "plane", "m0", "m2", "m1",
+    )  # fmt: skip
+    assert state.computed == state.request() == state.entries[0].request
+    assert picture.dims(state.result) == 2
+
+
+def test_a_removed_result_gives_way_to_the_latest_and_the_last_one_to_nothing(project):
+    state, session = computed(project, {"seed": 1}, {"seed": 2})
+    page = SurfacePage(state)
+    state.param.update(other=1, compare=True)
+    state.remove = 2
+    assert ([e.number for e in state.entries], state.shown, state.other) == ([1], 1, 0)
+    assert state.seed == 1
+    state.remove = 1
+    assert (state.entries, state.shown, state.result, state.job) == ((), 0, None, None)
+    assert page.veil.visible
+    assert not page.findings.view.visible
+    state.compute = True
+    wait(session)
+    assert (state.shown, page.veil.visible) == (3, False)
+
+
+def test_another_result_can_be_looked_at_while_one_is_computed(project):
+    state, session = computed(project, {"seed": 1})
+    state.param.update(resolution=201, tolerance=0.0, seed=5)
+    state.compute = True
+    while len(state.entries) < 2:
+        session.poll()
+    state.show = 1
+    session.poll()
+    assert (state.shown, state.busy, state.recalled) == (1, True, True)
+    state.remove = 2
+    assert len(state.entries) == 2  # not while it is computed
+    state.cancel = True
+    wait_until_idle(session)
+    assert (state.shown, state.job.state) == (1, JobState.DONE)  # what is said is about what is shown
+    assert state.entries[1].job.state is JobState.CANCELLED
+    assert "partial" in words.entry_line(state.entries[1])
+    state.show = 2
+    assert words.message(state).title == "Shown again"
+    assert (state.seed, state.tolerance, state.answered) == (5, 0.0, False)
+
+
+def wait_until_idle(session):
+    until = time.monotonic() + 60
+    while not session.surface.job.snapshot().state.final:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    session.poll()
+
+
+@pytest.mark.parametrize("kind", [k for k in SLICES if not SLICES[k].along])
+def test_a_file_restores_the_choices_that_made_it(project, kind, tmp_path):
+    state, _ = computed(project, {"slice": kind, "seed": 4})
+    file = save(state.result, tmp_path / "x.nc")
+    other = Explorer(project).state
+    other.upload = ("mine.nc", file.read_bytes())
+    assert (other.upload, other.refused) == (None, ("", ""))
+    (entry,) = other.entries
+    assert entry.file == "mine.nc"
+    assert (other.slice, other.resolution) == (kind, 51)
+    assert other.computed == other.request()
+    assert replace(other.request(), extent=None, seed=0, tolerance=0.01) == replace(state.request(), seed=0)
+    np.testing.assert_array_equal(other.result["loss"], state.result["loss"])
+    assert words.message(other).title == "Opened from a file"
+    assert words.message(other).body.startswith("mine.nc: ")
+
+
+def test_a_file_of_another_project_is_shown_and_changes_no_choice(tmp_path):
+    state = State(FakeProject())
+    session = Session(state)
+    file = save(plane_result(), tmp_path / "x.nc")
+    state.upload = ("../../x y.nc", file.read_bytes())
+    assert state.refused == ("", "")
+    assert (state.result is not None, state.computed, state.stale) == (True, None, False)
+    assert state.request() == Request("digits", "random-plane", ("one",), batchnorm="none")
+    session.poll()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda ds: b"not a netCDF file", "cannot be read as netCDF"),
+        (lambda ds: ds.drop_vars("computed"), "something is missing"),
+        (lambda ds: ds.drop_vars(["loss", "loss_se"]), "something is missing"),
+        (lambda ds: ds.assign_attrs(provenance="{"), "something is missing"),
+    ],
+)
+def test_a_file_that_is_no_result_is_refused_in_a_sentence(change, said, tmp_path):
+    state = State(FakeProject())
+    Session(state)
+    page = SurfacePage(state)
+    changed = change(plane_result())
+    content = changed if isinstance(changed, bytes) else save(changed, tmp_path / "x.nc").read_bytes()
+    state.upload = (f"{PAYLOAD}.nc", content)
+    assert said in state.refused[0]
+    assert (state.entries, state.result) == ((), None)
+    assert said in page.results.refused.object
+    assert PAYLOAD not in everything_shown(page.view)
+    state.upload = ("good.nc", save(plane_result(), tmp_path / "y.nc").read_bytes())
+    assert not page.results.refused.visible
+
+
+def entered(*results):
+    """A state that has these results, the last one shown, and its page."""
+    state = State(FakeProject())
+    page = SurfacePage(state)
+    entries = tuple(Entry(i, Snapshot(JobState.DONE, ds, 1, elapsed=2.0)) for i, ds in enumerate(results, 1))
+    last = entries[-1]
+    state.param.update(entries=entries, result=last.result, shown=last.number, job=last.job, log_scale=False)
+    return state, page
+
+
+def test_each_result_has_a_row_that_says_what_it_is():
+    state, page = entered(plane_result(), line_result(status="running"))
+    rows = page.results.rows
+    line = rows[1].said.object.replace("\xa0", " ")
+    assert "1. Plane at one" in line
+    assert "digits · converged · 20 evaluations · interpolation error 0.4 % · 2.0 s · " in line
+    assert "partial" in rows[2].said.object
+    assert (rows[1].open.disabled, rows[2].open.disabled) == (False, True)
+    assert [row.view for row in (rows[2], rows[1])] == page.results.list.objects
+    rows[1].compare.clicks += 1
+    assert (state.compare, state.other) == (True, 1)
+    assert "<b>B</b>" in rows[1].said.object
+    assert "<b>A</b>" in rows[2].said.object
+    rows[2].remove.clicks += 1
+    assert state.remove == 2  # for the session
+
+
+# ---- two pictures ----------------------------------------------------------------------------------------
+
+
+def test_two_results_of_one_quantity_share_a_scale_and_a_choice_of_it():
+    state, page = entered(plane_result(10 * plane_result()["loss"].values), plane_result())
+    assert page.pair.beside is None  # nothing is made before it is needed
+    state.param.update(other=1, compare=True)
+    a, b = page.pair.plot.heatmap, page.pair.beside.heatmap
+    assert state.same_quantity
+    for heatmap in (a, b):
+        assert (heatmap.mapper.low, heatmap.mapper.high) == pytest.approx((10, 320))
+    assert a.bar.ticker.ticks == b.bar.ticker.ticks
+    state.log_scale = True
+    assert b.mapper.high == a.mapper.high == pytest.approx(np.log10(320))
+    assert not page.compare_controls.fields["other_log_scale"].visible
+    assert "Both pictures share one scale for the loss." in page.pair.compared.object
+    state.compare = False
+    assert a.mapper.high == pytest.approx(np.log10(32))
+    assert not page.pair.pictures[1].visible
+
+
+def test_two_quantities_have_a_scale_each_and_the_page_says_so():
+    state, page = entered(plane_result())
+    state.compare = True
+    assert (state.other_metric, state.same_quantity) == ("accuracy", False)
+    assert page.pair.beside.heatmap.mapper.high != page.pair.plot.heatmap.mapper.high
+    assert page.pair.beside.heatmap.bar_title.text == "Accuracy [fraction]"
+    assert "A shows Loss (cross entropy) [nats], B shows Accuracy [fraction]" in page.pair.compared.object
+    assert page.compare_controls.fields["other_log_scale"].visible
+    assert not state.other_log_scale
+    state.other_metric = "per_class[0]"
+    state.other_log_scale = True
+    assert page.pair.beside.heatmap.mapper.high == pytest.approx(np.log10(32))
+    assert page.pair.plot.heatmap.mapper.high == pytest.approx(32)
+
+
+def test_the_loss_over_another_data_set_is_the_same_quantity():
+    ds = plane_result()
+    ds["loss_train"], ds["loss_train_se"] = ds["loss"] / 2, ds["loss_se"]
+    ds["sample_loss_train"] = ds["sample_loss"] / 2
+    ds["loss_train"].attrs |= {"long_name": "cross entropy, train data", "units": "nats"}
+    facts = {**json.loads(ds.attrs["provenance"]), "also": {"train": {}}}
+    state, page = entered(ds.assign_attrs(provenance=json.dumps(facts)))
+    state.compare = True
+    state.other_metric = "loss_train"
+    assert state.same_quantity
+    assert page.pair.plot.heatmap.mapper.low == page.pair.beside.heatmap.mapper.low == pytest.approx(5)
+    state.choose(0.4, 1.2)
+    np.testing.assert_allclose(page.slices.slices["a"].second.data["y"], ds["loss_train"].sel(b=1.0))
+
+
+def test_two_metrics_of_one_result_change_places_and_another_result_follows():
+    state, _ = entered(plane_result(), plane_result())
+    state.compare = True
+    state.metric = "accuracy"
+    assert (state.metric, state.other_metric) == ("accuracy", "loss")
+    state.other = 1
+    assert state.other_metric == "accuracy"
+    state.metric = "per_class[1]"
+    assert state.other_metric == "per_class[1]"
+    state.other_metric = "loss"
+    state.metric = "accuracy"
+    assert state.other_metric == "loss"
+    state.other = 0
+    assert state.other_metric != state.metric
+
+
+def test_alike_axes_are_linked_and_a_point_is_in_both_pictures():
+    state, page = entered(plane_result(2 * plane_result()["loss"].values), plane_result())
+    state.param.update(other=1, compare=True)
+    figures = page.pair.plot.heatmap.figure, page.pair.beside.heatmap.figure
+    assert all(figure.x_range.tags == figure.y_range.tags == ["linked"] for figure in figures)
+    (tap,) = page.pair.beside.heatmap.figure._event_callbacks["tap"]
+    tap(Tap(figures[1], x=0.4, y=1.2))
+    assert state.point == (0.333, 1.0)
+    assert page.pair.plot.heatmap.cross.data == page.pair.beside.heatmap.cross.data == {"x": [0.333], "y": [1.0]}
+    assert "A: Loss (cross entropy) 24.3" in page.point_text.object
+    assert "B: Loss (cross entropy) 48.7" in page.point_text.object
+    slices = page.slices.slices
+    np.testing.assert_allclose(slices["b"].second.data["y"], 2 * slices["b"].line.data["raw"])
+    assert slices["a"].names.visible
+    state.compare = False
+    assert figures[0].x_range.tags == []
+    assert not slices["a"].names.visible
+
+
+def test_a_second_picture_begins_where_the_first_is_zoomed_to():
+    state, page = entered(plane_result())
+    page.pair.plot.heatmap.figure.x_range.update(start=-0.2, end=0.3)
+    state.compare = True
+    beside = page.pair.beside.heatmap.figure.x_range
+    assert (beside.start, beside.end, beside.reset_start, beside.reset_end) == (-0.2, 0.3, -1, 1)
+
+
+def test_pictures_with_other_axes_keep_to_themselves():
+    other = plane_result()
+    other["a"].attrs["long_name"] = "somewhere else"
+    state, page = entered(other, plane_result(), line_result(), plane_result())
+    state.param.update(other=1, compare=True)
+    state.choose(0, 1)
+    assert (page.pair.plot.heatmap.cross.data["x"], page.pair.beside.heatmap.cross.data["x"]) == ([0.333], [])
+    assert page.pair.beside.heatmap.figure.x_range.tags == []
+    assert "Their axes differ" in page.pair.compared.object
+    (tap,) = page.pair.beside.heatmap.figure._event_callbacks["tap"]
+    tap(Tap(page.pair.beside.heatmap.figure, x=-1, y=0))
+    assert state.point == (0.333, 1.0)
+    state.other = 3
+    assert page.pair.beside.curve_box.visible
+    assert "One is a line, the other a plane." in page.pair.compared.object
+
+
+def test_the_two_pictures_change_places_when_the_second_is_shown():
+    state, _ = entered(plane_result(), plane_result())
+    state.param.update(other=1, compare=True)
+    state.param.update(result=state.entries[0].result, shown=1)
+    assert (state.shown, state.other) == (1, 2)
+
+
+def test_a_point_vanishes_when_its_coordinates_mean_other_weights():
+    state, page = on_a_plane()
+    state.choose(0, 1)
+    state.result = plane_result(3 * plane_result()["loss"].values)
+    assert state.point is not None
+    facts = json.loads(plane_result().attrs["provenance"])
+    facts["checkpoints"][0]["sha256"] = "c" * 64
+    state.result = plane_result(provenance=json.dumps(facts))
+    assert (state.point, state.at_a, page.pair.plot.heatmap.cross.data["x"]) == (None, None, [])
+
+
+# ---- 3-D -------------------------------------------------------------------------------------------------
+
+
+def raised(ds, log=False, **options):
+    shown, scale = picture.metric(ds, "loss"), scale_of(ds, log=log)
+    return relief.figure(ds, shown, scale, "viridis", relief.reach(ds, shown, scale), **options)
+
+
+def test_in_3d_the_surface_has_the_values_the_colours_and_the_scale_of_the_heat_map():
+    ds = plane_result()
+    surface = raised(ds, log=True)["data"][0]
+    heatmap = drawn(ds, log=True)
+    np.testing.assert_array_equal(surface["z"], heatmap.image.data["image"][0])
+    assert (surface["cmin"], surface["cmax"]) == (heatmap.mapper.low, heatmap.mapper.high)
+    assert surface["colorbar"]["tickvals"] == heatmap.bar.ticker.ticks
+    assert surface["colorscale"][0] == [0.0, heatmap.mapper.palette[0]]
+    assert surface["colorscale"][-1] == [1.0, heatmap.mapper.palette[-1]]
+
+
+def test_in_3d_each_axis_is_labelled_with_its_units():
+    scene = raised(plane_result())["layout"]["scene"]
+    titles = [scene[f"{name}axis"]["title"]["text"] for name in "xyz"]
+    assert titles == ["a: direction a [filter norms]", "b: direction b [filter norms]", "Loss (cross entropy) [nats]"]
+    assert scene["aspectratio"] == {"x": 1.0, "y": 1.0, "z": relief.HEIGHT}
+
+
+def test_in_3d_checkpoints_and_a_run_are_at_their_own_loss():
+    ds = run_result(3)
+    run, spots = raised(ds, show_contours=False)["data"][1:]
+    scale = scale_of(ds)
+    lift = relief.LIFT * (scale.high - scale.low)
+    np.testing.assert_allclose(spots["z"], ds["marker_loss"] + lift)
+    np.testing.assert_array_equal(run["z"], spots["z"])
+    assert spots["customdata"][1] == ["step1", "Loss 1.25", "1 off the slice"]
+    scene = raised(ds)["layout"]["scene"]
+    assert [name["text"] for name in scene["annotations"]] == ["step0", "step2"]
+    assert scene["zaxis"]["range"][0] < 0.25
+
+
+def test_in_3d_the_overlays_are_those_of_the_heat_map():
+    ds = plane_result()
+    plain = len(raised(ds, show_contours=False)["data"])
+    assert len(raised(ds)["data"]) == plain + 1
+    full = raised(ds, show_samples=True, point=(0.333, 1.0))["data"]
+    assert len(full) == plain + 3
+    assert full[-1]["z"][1] == pytest.approx(24 + 1 / 3)
+
+
+def test_3d_is_made_when_it_is_opened_and_follows_the_picture():
+    state, page = entered(plane_result())
+    assert page.pair.plot.relief is None
+    state.relief = True
+    assert (page.pair.plot.heat_box.visible, page.pair.plot.relief_box.visible) == (False, True)
+    made = page.pair.plot.relief
+    state.palette = "magma"
+    assert page.pair.plot.relief is made
+    assert made.figure["data"][0]["colorscale"][-1][1] == page.pair.plot.heatmap.mapper.palette[-1]
+    before = len(made.figure["data"])
+    state.choose(0, 1)
+    assert len(made.figure["data"]) == before + 1
+    state.compare = True
+    state.other_metric = "per_class[1]"
+    zs = [plot.relief.figure["layout"]["scene"]["zaxis"]["range"] for plot in (page.pair.plot, page.pair.beside)]
+    assert zs[0] != zs[1]
+    state.result = line_result()
+    assert (page.pair.plot.relief_box.visible, page.pair.plot.curve_box.visible) == (False, True)
+
+
+def test_two_surfaces_of_one_quantity_have_the_same_height():
+    state, page = entered(plane_result(2 * plane_result()["loss"].values), plane_result())
+    state.param.update(other=1, compare=True, relief=True)
+    zs = [plot.relief.figure["layout"]["scene"]["zaxis"]["range"] for plot in (page.pair.plot, page.pair.beside)]
+    assert zs[0] == zs[1]
+    assert zs[0][1] > 64
+
+
+def test_plotly_comes_from_panel_itself_and_is_not_imported():
+    assert (relief.DIST / relief.PLOTLY).is_file()
+    assert "plotly" not in sys.modules
+    assert "panel.models.plotly" not in sys.modules  # or every page would load it
+
+
+# ---- a problem that is made when it is first looked at ------------------------------------------------------
+
+
+def lazy(fails):
+    import torch
+
+    def broken():
+        raise RuntimeError(PAYLOAD)
+
+    data = (torch.randn(8, 3), torch.randint(0, 2, (8,)))
+    good = Problem(torch.nn.Linear(3, 2), "cross_entropy", data, name="good")
+    return Project({"good": good, "broken": broken} if fails == "second" else {"broken": broken, "good": good})
+
+
+@pytest.mark.parametrize("fails", ["first", "second"])
+def test_a_problem_that_cannot_be_made_is_said_in_the_page(fails):
+    explorer = Explorer(lazy(fails))
+    state = explorer.state
+    page = SurfacePage(state)
+    state.problem = "broken"
+    message = words.message(state)
+    assert (message.tone, message.title) == ("bad", "broken cannot be used")
+    assert message.body == f"RuntimeError: {PAYLOAD}"
+    assert text(PAYLOAD) in page.run_panel.trouble.object
+    assert PAYLOAD not in everything_shown(page.view)
+    assert page.run_panel.compute[0].disabled
+    state.problem = "good"
+    assert words.message(state).title == "Ready"
+    assert not page.run_panel.trouble.visible
+    state.param.update(resolution=51)
+    state.compute = True
+    wait(explorer.session)
+    assert state.job.state is JobState.DONE
+
+
+# ---- what the server says ----------------------------------------------------------------------------------
+
+
+def test_a_closed_tab_is_not_logged_and_all_else_is():
+    def record(message, error=None):
+        info = (type(error), error, None) if error else None
+        return logging.LogRecord("asyncio", logging.ERROR, "x.py", 1, message, None, info)
+
+    assert not worth_saying(record("Task exception was never retrieved", WebSocketClosedError()))
+    assert not worth_saying(record("Failed sending message as connection was closed"))
+    assert worth_saying(record("Task exception was never retrieved", RuntimeError("other")))
+    assert worth_saying(record("Something else"))
 
 
 # ---- the house -------------------------------------------------------------------------------------------

@@ -111,8 +111,8 @@ def test_errors_are_one_message_and_status_2(capsys, monkeypatch, project, tmp_p
 def test_an_interrupted_surface_is_saved_as_far_as_it_got(capsys, monkeypatch, project, tmp_path):
     real = cli.Request.steps
 
-    def interrupted(request, opened):
-        yield next(real(request, opened))
+    def interrupted(request, opened, resume=None):
+        yield next(real(request, opened, resume))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli.Request, "steps", interrupted)
@@ -121,6 +121,206 @@ def test_an_interrupted_surface_is_saved_as_far_as_it_got(capsys, monkeypatch, p
     assert status == 130
     assert said.startswith("Interrupted")
     assert load(out).attrs["status"] == "running"
+
+
+def test_an_interrupted_surface_is_continued(capsys, monkeypatch, project, tmp_path):
+    from analysis.evaluate import Evaluator
+
+    out, whole = tmp_path / "s.nc", tmp_path / "whole.nc"
+    assert run(capsys, "surface", project, "--out", whole, "--seed", 3)[0] == 0
+    real, original, counts = cli.Request.steps, Evaluator.__call__, []
+
+    def interrupted(request, opened, resume=None):
+        for ds in real(request, opened, resume):
+            yield ds
+            if ds.attrs["evaluations"] >= 20:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli.Request, "steps", interrupted)
+        assert run(capsys, "surface", project, "--out", out, "--seed", 3)[0] == 130
+    kept = load(out).attrs["evaluations"]
+    assert kept < load(whole).attrs["evaluations"]
+    monkeypatch.setattr(Evaluator, "__call__", lambda self, c: (counts.append(len(c)), original(self, c))[1])
+    assert run(capsys, "surface", project, "--out", out, "--seed", 3, "--resume", out)[0] == 0
+    assert sum(counts) == load(whole).attrs["evaluations"] - kept
+    np.testing.assert_allclose(load(out).loss, load(whole).loss, rtol=1e-5)
+    assert load(out).attrs["status"] == load(whole).attrs["status"]
+
+    for options, words in [
+        (["--seed", 4], "differs in axes, seed"),
+        (["--seed", 3, "--checkpoint", "start"], "differs in checkpoints, axes"),
+        (["--seed", 3, "--normalisation", "layer"], "differs in kind, axes, normalisation"),
+        (["--seeds", 2, "--seed", 7], r"holds values of the seeds [3], and wanted are [7, 8]"),
+    ]:
+        status, _, err = run(capsys, "surface", project, "--out", tmp_path / "no.nc", "--resume", out, *options)
+        assert (status, words in err) == (2, True), err
+    project.write_text(
+        PROJECT.replace("(20, 3)", "(21, 3)").replace("(20,)", "(21,)").replace("torch.randn(20", "torch.randn(21")
+    )
+    status, _, err = run(capsys, "surface", project, "--out", tmp_path / "no.nc", "--resume", out, "--seed", 3)
+    assert (status, "data" in err) == (2, True), err
+    assert not (tmp_path / "no.nc").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "seeds"), [(["--seeds", 2], [0, 1]), (["--seeds", 2, "--seed", 5], [5, 6]), (["--seed", 7, 3], [7, 3])]
+)
+@pytest.mark.parametrize("plane", ["line", "random"])
+def test_several_seeds(capsys, project, tmp_path, options, seeds, plane):
+    out = tmp_path / "s.nc"
+    more = ["--plane", plane, "--resolution", 7, "--dense"]
+    status, said, _ = run(capsys, "surface", project, "--out", out, *more, *options)
+    assert status == 0
+    assert f"seeds {seeds[0]}, {seeds[1]}" in said
+    ds = load(out)
+    assert ds.seed.values.tolist() == seeds
+    assert ds.loss.dims == (("seed", "t") if plane == "line" else ("seed", "b", "a"))
+    for place, seed in enumerate(seeds):
+        run(capsys, "surface", project, "--out", tmp_path / "one.nc", *more, "--seed", seed)
+        np.testing.assert_allclose(ds.loss[place], load(tmp_path / "one.nc").loss, rtol=1e-5)
+    _, said, _ = run(capsys, "info", out)
+    assert f"seed {seeds[1]}: Loss (cross entropy)" in said
+
+
+def test_options_of_random_directions_and_of_planes_through_three(capsys, project, tmp_path):
+    from analysis import provenance
+
+    project.write_text(PROJECT.replace('"misfit": torch.nn.Linear(4, 2)', '"before": torch.nn.Linear(3, 2)'))
+    out = tmp_path / "s.nc"
+    small = ["--out", out, "--resolution", 5, "--dense"]
+    assert run(capsys, "surface", project, *small, "--normalisation", "layer", "--layers", "weight")[0] == 0
+    facts = provenance(load(out))
+    assert (facts["normalisation"], facts["layers"]) == ("layer", ["weight"])
+    three = ["--plane", "through", *(w for n in ("before", "start", "end") for w in ("--checkpoint", n))]
+    assert run(capsys, "surface", project, *small, *three, "--basis", "affine", "--centre", "mean")[0] == 0
+    ds = load(out)
+    assert (provenance(ds)["basis"], provenance(ds)["centre"]) == ("affine", "mean")
+    assert ds.marker_a.values == pytest.approx([-1, 1, 0], abs=1e-5)
+    assert ds.marker_b.values == pytest.approx([-1, 0, 1], abs=1e-5)
+    for options, words in [
+        ([*three, "--layers", "weight"], "no option layers; it takes centre, basis, units"),
+        (["--basis", "svd"], "no option basis; it takes normalisation, layers"),
+        ([*three, "--seeds", "2"], "has no random direction"),
+        (["--plane", "gradient", "--seeds", "2"], "has no random direction"),
+        (["--layers", "conv.*"], "'conv.*' matches no parameter"),
+        (["--seeds", "1"], "--seeds takes a number of 2 or more"),
+        (["--seeds", "2", "--seed", "1", "2"], "--seeds takes a number of 2 or more"),
+        (["--resume", "none.nc"], "There is no result file 'none.nc'"),
+    ]:
+        status, _, err = run(capsys, "surface", project, *small, *options)
+        assert (status, words in err) == (2, True), err
+
+
+def test_further_data_sets_of_a_project_are_in_the_file(capsys, project, tmp_path):
+    project.write_text(PROJECT.replace('name="small")', 'name="small", also={"train": (x[:7], y[:7])})'))
+    assert run(capsys, "surface", project, "--out", tmp_path / "s.nc", "--resolution", 5, "--dense")[0] == 0
+    assert {"loss", "loss_train", "accuracy_train"} <= set(load(tmp_path / "s.nc").data_vars)
+
+
+@pytest.fixture
+def curved(tmp_path):
+    file = tmp_path / "my_project.py"
+    file.write_text(
+        PROJECT.replace(
+            "torch.nn.Linear(3, 2)\nx", "torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Tanh())\nx"
+        ).replace('"misfit": torch.nn.Linear(4, 2), "start": torch.nn.Linear(3, 2)', '"start": model')
+    )
+    return file
+
+
+def dense_hessian(file, **options):
+    from analysis import Curvature, load_project
+
+    operator = Curvature(load_project(file).problems["small"].with_dtype(torch.float64), **options)
+    return torch.linalg.eigvalsh(operator.matmat(torch.eye(operator.shape[1], dtype=torch.float64)))
+
+
+def test_a_spectrum_of_what_was_asked_for(capsys, curved, tmp_path):
+    from analysis import provenance
+    from analysis.curvature import quadrature, samples_by_class
+
+    out = tmp_path / "s.nc"
+    status, said, _ = run(capsys, "spectrum", curved, "--out", out, "--largest", 2, "--smallest", 2)
+    ds, values = load(out), dense_hessian(curved)
+    assert status == 0
+    assert said.startswith(f"Saved: {out} (hessian eigenvalues at end; {ds.attrs['products']} products in")
+    assert f"largest {values[-1]:.4g} ± " in said
+    assert "; smallest " in said
+    assert "not converged" not in said
+    assert (np.abs(ds.eigenvalue - values[[-1, -2, 0, 1]].numpy()) <= ds.bound).all()
+    assert ds.attrs["status"] == "converged"
+
+    options = ["--class", 1, "--kind", "ggn", "--layers", "0.weight", "--checkpoint", "start", "--largest", 1]
+    assert run(capsys, "spectrum", f"{curved}:small", "--out", out, *options, "--density")[0] == 0
+    from analysis import load_project
+
+    chosen = samples_by_class(load_project(curved).problems["small"])[1]
+    values = dense_hessian(curved, kind="ggn", layers=["0.weight"], samples=chosen)
+    ds = load(out)
+    assert float(ds.eigenvalue[0]) == pytest.approx(float(values[-1]), rel=1e-3)
+    nodes, weights = quadrature(ds)
+    assert weights.sum() == pytest.approx(1)
+    assert nodes.max() == pytest.approx(float(values[-1]), rel=1e-3)
+    facts = provenance(ds)
+    assert (facts["class"], facts["samples_counted"], facts["of"]["kind"]) == (1, len(chosen), "ggn")
+    assert ds.attrs["title"] == "ggn eigenvalues at start, class 1"
+    assert ds.attrs["status"] == "converged"
+
+
+def test_sharpness_of_what_was_asked_for(capsys, curved, tmp_path):
+    from analysis import Curvature, load_project
+
+    out = tmp_path / "s.nc"
+    options = ["--radius", 0.001, 0.1, "--sigma", 0.01, "--geometry", "euclidean", "filter"]
+    status, said, _ = run(capsys, "sharpness", curved, "--out", out, *options)
+    assert status == 0
+    assert "within radius 0.1: euclidean R0 " in said
+    ds = load(out)
+    assert ds.geometry.values.tolist() == ["euclidean", "filter"]
+    slope = float(Curvature(load_project(curved).problems["small"]).gradient.norm())
+    assert float(ds.first_order[0, 0]) == pytest.approx(0.001 * slope, rel=1e-2)
+    assert (ds.zeroth_order < ds.first_order).all()
+    _, said, _ = run(capsys, "info", out)
+    assert "sharpness at end" in said
+    assert "worst-case rise of the loss [2 geometry × 2 radius]: " in said
+    assert "sha256: " in said
+
+
+@pytest.mark.parametrize(("command", "steps"), [("spectrum", "_spectra"), ("sharpness", "sharpness")])
+def test_interrupted_curvature_is_saved_as_far_as_it_got(capsys, monkeypatch, curved, tmp_path, command, steps):
+    real, out = getattr(cli, steps), tmp_path / "s.nc"
+
+    def interrupted(*arguments, **options):
+        yield next(iter(real(*arguments, **options)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, steps, interrupted)
+    status, said, _ = run(capsys, command, curved, "--out", out)
+    assert status == 130
+    assert said.startswith(f"Interrupted; what there is so far is saved: {out}")
+    assert load(out).attrs["status"] == "running"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["spectrum", "--class", "7"], "--class 7: there are samples of the classes [0, 1]"),
+        (["spectrum", "--largest", "90"], "together they must be 1 to 8"),
+        (["spectrum", "--layers", "conv.*"], "'conv.*' matches no parameter"),
+        (["spectrum", "--checkpoint", "nope"], "no checkpoint 'nope'"),
+        (["spectrum", "--batchnorm", "frozen"], "batchnorm"),
+        (["sharpness", "--radius", "-1"], "radii is [-1.0]"),
+    ],
+)
+def test_errors_of_curvature_commands(capsys, curved, tmp_path, arguments, said):
+    command, *options = arguments
+    status, out, err = run(capsys, command, curved, "--out", tmp_path / "s.nc", *options)
+    assert (status, out) == (2, "")
+    message = [line for line in err.splitlines() if line.startswith("landscape: ")]
+    assert len(message) == 1
+    assert said in message[0]
+    assert not (tmp_path / "s.nc").exists()
 
 
 def test_info_on_each_kind_of_file(capsys, project, tmp_path):

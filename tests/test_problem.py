@@ -512,3 +512,42 @@ def test_several_data_sets_in_one_pass():
     *_, alone = evaluate(other, plane, np.stack([ds.sample_a, ds.sample_b], -1))
     assert ds.sample_loss_train.values == pytest.approx(alone.loss.values, rel=1e-5)
     assert problem.provenance()["also"]["train"]["sha256"] == other.data.digest
+
+
+class Centred(nn.Module):
+    """A sample's output depends on the others of its batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.fc(x - x.mean(0) + 1)
+
+
+def test_batches_of_one_sample_are_not_joined_where_samples_are_coupled():
+    assert Problem(Centred(), "cross_entropy", classification(), batch_size=1).conduct.couples_samples
+    assert Problem(mlp(), "cross_entropy", classification(), batch_size=1).free_blocks
+
+
+def test_coupled_samples_are_found_out_under_each_policy():
+    net = nn.Sequential(nn.BatchNorm1d(6), Centred())
+    problem = Problem(net, "cross_entropy", classification(), batchnorm="batch")
+    assert not problem.with_batchnorm("frozen").free_blocks
+    plain = Problem(nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3)), "cross_entropy", classification())
+    assert plain.with_batchnorm("batch").with_batchnorm("frozen").free_blocks
+
+
+def test_a_model_that_takes_batches_of_one_size_keeps_them():
+    class Eight(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.fc(x.reshape(8, 6))
+
+    x, y = classification()
+    problem = Problem(Eight(), "cross_entropy", (x[:16], y[:16]), batch_size=8)
+    assert problem.conduct.couples_samples
+    assert np.isfinite(problem.measure()["loss"][0])

@@ -206,3 +206,16 @@ def test_an_error_in_the_first_batch_says_so(tmp_path):
     text = PROJECT.replace("nn.Linear(4, 8)", "nn.Linear(5, 8)")
     with pytest.raises(ProjectError, match=r"first batch \(float32 \[32, 4\], float32 \[32, 2\]\) was tried"):
         load_project(write(tmp_path, text))
+
+
+def test_a_problem_beside_problems_is_not_passed_over(tmp_path):
+    file = tmp_path / "both.py"
+    made = (
+        "import torch\nfrom analysis import Problem\n"
+        "make = lambda: Problem(torch.nn.Linear(2, 1), 'mse', (torch.ones(3, 2), torch.ones(3, 1)))\n"
+    )
+    file.write_text(made + "problem = make()\nproblems = {'a': make()}\n")
+    with pytest.raises(ProjectError, match="keep one of them"):
+        load_project(file)
+    file.write_text(made + "problems = {}\nfor name in 'ab':\n    problem = problems[name] = make()\n")
+    assert list(load_project(file).problems) == ["a", "b"]

@@ -438,7 +438,6 @@ def saved(value):
     ("name", "write", "message"),
     [
         ("a.pt", lambda path: None, "does not exist; check the path"),
-        ("a.pt", lambda path: path.mkdir(), "is a directory; give one file in it"),
         ("a.pt", content(b""), r"a.pt \(0 bytes\) is empty"),
         ("a.pt", content(b"hello, world" * 20), r"\(240 bytes\) is not a checkpoint"),
         (

@@ -39,10 +39,21 @@ def test_five_lines(folder, capsys):
     assert provenance(ds)["checkpoints"][0]["name"] == "final"
 
 
+def test_curvature(folder, capsys):
+    from analysis import Problem
+
+    problem = Problem(mlp(), "cross_entropy", classification())
+    names = {"problem": problem, "checkpoint": problem.checkpoint()}
+    exec(BLOCKS[1], names)
+    assert names["line"].axes[0].label == "eigenvector 1"
+    assert names["ds"].attrs["status"] == "done"
+    assert capsys.readouterr().out
+
+
 def test_a_project_file(folder):
     from analysis import load_project
 
-    Path("my_project.py").write_text(BLOCKS[1])
+    Path("my_project.py").write_text(BLOCKS[2])
     project = load_project("my_project.py")
     (name,) = project.problems
     assert project.checkpoint_names(name) == ("final",)
@@ -55,7 +66,7 @@ def test_an_app_file_of_ones_own(folder):
     from analysis import Problem
 
     problem = Problem(mlp(), "cross_entropy", classification())
-    exec(BLOCKS[2], {"problem": problem})
+    exec(BLOCKS[3], {"problem": problem})
     assert pn.state.curdoc is None
 
 

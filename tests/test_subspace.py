@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import ConvBN, Tied, mlp
+from models import ConvBN, Tied, mlp, trained_conv_bn
 from torch import nn
 
-from analysis import Checkpoint, LandscapeError, Line, Plane
+from analysis import Checkpoint, LandscapeError, Line, Plane, Problem
 
 
 def checkpoint(model: nn.Module, name: str = "model") -> Checkpoint:
@@ -287,3 +287,134 @@ def test_along_directions_and_the_gradient():
         Plane.along(point, gradient, 2.0 * gradient)
     with pytest.raises(LandscapeError, match="span no plane"):
         Line.along(point, gradient.zeros())
+
+
+# --- the options of planes through three checkpoints -------------------------------------------------------
+
+
+def triple(dtype=torch.float64, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    points = [3 + torch.randn(12, generator=g, dtype=torch.float64) for _ in range(3)]
+    base = checkpoint(nn.Linear(3, 4, bias=False).to(dtype))
+    names = ("one", "two", "three")
+    made = [Checkpoint(base.weights.unflatten(p.to(dtype)), {}, n) for p, n in zip(points, names, strict=True)]
+    return made, torch.stack(points)
+
+
+def coordinates(plane, points):
+    return np.array([plane.project(point)[0] for point in points])
+
+
+@pytest.mark.parametrize("basis", ["gram-schmidt", "svd", "affine"])
+@pytest.mark.parametrize("centre", ["first", "mean", "min-norm"])
+@pytest.mark.parametrize("units", [None, "pair", "norm", "rms"])
+def test_every_option_describes_the_same_plane(basis, centre, units):
+    made, points = triple()
+    if basis == "affine" and units:
+        with pytest.raises(LandscapeError, match="an affine basis has its own"):
+            Plane.through(*made, centre=centre, basis=basis, units=units)
+        return
+    plane = Plane.through(*made, centre=centre, basis=basis, units=units)
+    spots = coordinates(plane, made)
+    for spot, point, row in zip(spots, made, points, strict=True):
+        assert plane.project(point)[1] < 1e-12
+        assert torch.allclose(plane.point(*spot).flatten(), row, atol=1e-12)
+    origin = plane.origin.weights.flatten()
+    if centre == "first":
+        assert torch.equal(origin, points[0])
+    elif centre == "mean":
+        assert torch.allclose(origin, points.mean(0), atol=1e-12)
+    else:
+        directions = (points[1:] - points[0]).T
+        nearest = points[0] - directions @ torch.linalg.lstsq(directions, points[0][:, None]).solution[:, 0]
+        assert torch.allclose(origin, nearest, atol=1e-12)
+    assert plane.equal_aspect == (basis != "affine")
+    off = np.array([0.3, -0.7])
+    assert plane.project(plane.point(*off))[0] == pytest.approx(off, abs=1e-12)
+
+
+@pytest.mark.parametrize(("units", "length"), [("norm", 1.0), ("rms", (12 / 2) ** 0.5), ("pair", None)])
+@pytest.mark.parametrize("basis", ["gram-schmidt", "svd"])
+def test_units_of_an_orthonormal_basis(basis, units, length):
+    made, points = triple()
+    plane = Plane.through(*made, centre="mean", basis=basis, units=units)
+    length = length or float((points[1] - points[0]).norm())
+    spots = coordinates(plane, made)
+    for i, j in [(0, 1), (0, 2), (1, 2)]:
+        away = points[i] - points[j]
+        assert np.linalg.norm(spots[i] - spots[j]) * length == pytest.approx(float(away.norm()), rel=1e-12)
+        if units == "rms":
+            rms = np.sqrt(np.mean((spots[i] - spots[j]) ** 2))
+            assert rms == pytest.approx(float(away.square().mean().sqrt()), rel=1e-12)
+
+
+@pytest.mark.parametrize("centre", ["first", "mean", "min-norm"])
+def test_the_svd_basis_against_the_svd_of_whole_vectors(centre):
+    for seed in range(5):
+        made, points = triple(seed=seed)
+        plane = Plane.through(*made, centre=centre, basis="svd")
+        origin = plane.origin.weights.flatten()
+        left = torch.linalg.svd((points[1:] - origin).T, full_matrices=False).U
+        for axis, column in zip(plane.axes, left.T, strict=True):
+            assert abs(float(axis.weights.flatten() @ column)) == pytest.approx(1, abs=1e-12)
+        spots = coordinates(plane, made)
+        assert (spots[0] < spots.mean(0)).all()
+
+
+def test_the_affine_basis_places_the_checkpoints():
+    made, points = triple()
+    first = Plane.through(*made, basis="affine")
+    assert coordinates(first, made) == pytest.approx(np.array([[0, 0], [1, 0], [0, 1]]), abs=1e-12)
+    mean = Plane.through(*made, centre="mean", basis="affine")
+    assert coordinates(mean, made) == pytest.approx(np.array([[-1, -1], [1, 0], [0, 1]]), abs=1e-12)
+    one, two = points[1] - points[0], points[2] - points[0]
+    angle = np.degrees(np.arccos(float(one @ two / (one.norm() * two.norm()))))
+    assert first.facts["angle_degrees"] == pytest.approx(angle, rel=1e-12)
+    assert first.provenance()["basis"] == "affine"
+    outside = Checkpoint(made[0].weights * 2.0, {}, "outside")
+    spot, residual = first.project(outside)
+    rest = outside.weights - first.point(*spot)
+    assert residual == pytest.approx(rest.norm(), rel=1e-12)
+    assert max(abs(rest.dot(axis.weights)) for axis in first.axes) < 1e-10
+
+
+def test_a_surface_on_an_oblique_plane_about_the_mean():
+    from models import mlp_problem
+
+    from analysis import surface
+
+    problem = mlp_problem(dtype=torch.float64)
+    made = [problem.checkpoint(mlp(seed=s), name=str(s)) for s in range(3)]
+    plane = Plane.through(*made, centre="mean", basis="affine")
+    *_, ds = surface(problem, plane, extent=((-1, 1), (-1, 1)), resolution=3, dense=True)
+    for spot, point in zip([(-1, -1), (1, 0), (0, 1)], made, strict=True):
+        found = float(ds.loss.sel(a=spot[0], b=spot[1], method="nearest"))
+        assert found == pytest.approx(problem.measure(point)["loss"][0], rel=1e-9)
+
+
+def test_options_that_do_not_fit_are_refused():
+    made, _ = triple()
+    for option, value in [("centre", "middle"), ("basis", "pca"), ("units", "metres")]:
+        with pytest.raises(LandscapeError, match=f"{option} is '{value}'; accepted are"):
+            Plane.through(*made, **{option: value})
+    with pytest.raises(LandscapeError, match="need three checkpoints"):
+        Plane.through(*made[:2], centre="mean")
+    half = made[0].weights.unflatten(made[1].weights.flatten() * -2.0)
+    with pytest.raises(LandscapeError, match="parallel"):  # zero lies between the second and the third
+        Plane.through(made[0], made[1], Checkpoint(half, {}, "beyond"), centre="min-norm", basis="affine")
+
+
+def test_buffers_are_those_of_the_first_about_any_centre():
+    made = [checkpoint(ConvBN(), str(i)) for i in range(3)]
+    made[0].buffers["bn.running_mean"].fill_(3.0)
+    plane = Plane.through(*made, centre="mean")
+    assert plane.origin.buffers["bn.running_mean"].tolist() == [3.0] * 4
+    assert plane.provenance()["buffers"] == "of 0"
+
+
+def test_the_gradient_says_that_statistics_are_held():
+    net, x, y = trained_conv_bn()
+    for policy, held in (("recalibrated", True), ("frozen", False)):
+        problem = Problem(net, "cross_entropy", (x, y), batchnorm=policy)
+        label = Line.gradient(problem, problem.checkpoint()).axes[0].label
+        assert ("statistics held" in label) == held

@@ -388,12 +388,13 @@ def test_frozen_policy_uses_each_checkpoints_own_statistics():
 
 
 def test_blocks_grow_from_the_users_batches_and_are_bounded_by_memory():
-    from analysis.evaluate import BLOCK_BYTES, Evaluator
+    from analysis.evaluate import Evaluator
+    from analysis.strategy import BLOCK_BYTES
 
     x = torch.zeros(64, 2**17)
     problem = Problem(nn.Linear(2**17, 1), "mse", (x, x[:, :1]), batch_size=4)
     evaluator = Evaluator(problem, Line.random(problem.checkpoint()))
-    assert 4 <= evaluator.strategy.block <= BLOCK_BYTES // (4 * 2**17) + 1
+    assert 4 <= evaluator.strategy.block <= BLOCK_BYTES["cpu"] // (4 * 2**17) + 1
 
 
 def test_the_picture_of_a_positive_loss_stays_positive():

@@ -17,7 +17,8 @@ from conftest import PAYLOAD, chromium
 pytestmark = pytest.mark.ui
 
 ROOT = Path(__file__).parent.parent
-FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync")
+FLAGS = ("--no-sandbox", "--no-first-run", "--disable-sync")
+FLAGS += ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")  # 3-D without a GPU
 FLAGS += ("--disable-background-networking", "--disable-component-update")
 ALARMS = re.compile(r"traceback|\berror\b|\bwarning\b|exception", re.IGNORECASE)
 SECONDS = 30
@@ -32,7 +33,10 @@ convolution = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.BatchNorm1d
 model = torch.nn.Sequential(convolution, torch.nn.Flatten(), torch.nn.Linear(24, 3))
 x, y = torch.randn(50, 1, 8), torch.randint(0, 3, (50,))
 name = {PAYLOAD!r}
-problems = {{name: Problem(model, "cross_entropy", (x, y), name=name)}}
+def broken():
+    raise RuntimeError("no data today")
+
+problems = {{name: Problem(model, "cross_entropy", (x, y), name=name), "broken": broken}}
 checkpoints = {{name: model, "misfit": torch.nn.Linear(2, 2)}}
 """
 
@@ -114,9 +118,11 @@ def choose(page, label, option):
     page.get_by_role("menuitem", name=option, exact=True).click()
 
 
+PROGRESS = re.compile(r"([\d,]+) of [\d,]+ evaluations ·")
+
+
 def evaluations(page):
-    found = re.search(r"([\d,]+) of [\d,]+ evaluations", page.get_by_text("evaluations ·").inner_text())
-    return int(found[1].replace(",", ""))
+    return int(PROGRESS.search(page.get_by_text(PROGRESS).inner_text())[1].replace(",", ""))
 
 
 def test_a_sample_is_computed_refined_cancelled_and_finished(page, tmp_path):
@@ -128,11 +134,12 @@ def test_a_sample_is_computed_refined_cancelled_and_finished(page, tmp_path):
         choose(page, "Points along each axis", "201")
         choose(page, "Interpolation error", "Every point")
         page.get_by_role("button", name="Compute").click()
-        page.get_by_text("evaluations ·").wait_for()
+        page.get_by_text(PROGRESS).wait_for()
         first = evaluations(page)
-        before = page.locator("canvas").first.screenshot()
+        page.locator("canvas:visible").first.wait_for()
+        before = page.locator("canvas:visible").first.screenshot()
         wait_for(lambda: evaluations(page) >= first + 20, "more evaluations")
-        assert page.locator("canvas").first.screenshot() != before
+        wait_for(lambda: page.locator("canvas:visible").first.screenshot() != before, "another picture")
         assert page.get_by_role("progressbar").get_attribute("aria-label") == "Computation"
 
         page.get_by_role("button", name="Cancel").click()
@@ -147,11 +154,11 @@ def test_a_sample_is_computed_refined_cancelled_and_finished(page, tmp_path):
         page.get_by_text(re.compile(r"evaluations in .*s; ")).wait_for()
         assert page.get_by_text("Done", exact=True).is_visible()
         assert page.get_by_text("Choices changed since").count() == 0
-        assert page.get_by_text("Random filter-normalised plane at mlp128-s0").is_visible()
+        assert page.get_by_text("Random filter-normalised plane at mlp128-s0", exact=True).is_visible()
 
         assert page.get_by_text("Tap the picture").is_visible()
         assert page.get_by_role("textbox", name="a", exact=True).input_value() == ""
-        box = page.locator("canvas").first.bounding_box()
+        box = page.locator("canvas:visible").first.bounding_box()
         page.mouse.click(box["x"] + 0.35 * box["width"], box["y"] + 0.4 * box["height"])
         page.get_by_text(re.compile(r"Loss \(cross entropy\) [\d.]+ ± [\d.]+ nats; Accuracy .* at a")).wait_for()
         page.get_by_role("textbox", name="a", exact=True).fill("0.51")
@@ -165,12 +172,12 @@ def test_a_project_of_the_users_own_and_a_checkpoint_that_does_not_fit(page, tmp
     with served(tmp_path / "log", "landscape_app.cli", "serve", str(file), "--no-show") as address:
         page.goto(address)
         page.get_by_text("No surface yet").wait_for()
-        assert page.get_by_role("combobox", name="BatchNorm statistics").is_visible()
+        page.get_by_role("combobox", name="BatchNorm statistics").wait_for()
         page.get_by_role("button", name="Compute").click()
         page.get_by_text("Done", exact=True).wait_for()
         assert page.get_by_text(PAYLOAD).first.is_visible()
         with page.expect_download() as download:
-            page.get_by_text("Download result").click()
+            page.get_by_text("Download result").locator("visible=true").click()
         assert download.value.suggested_filename.endswith(".nc")
 
         choose(page, "Checkpoint", "misfit")
@@ -180,7 +187,131 @@ def test_a_project_of_the_users_own_and_a_checkpoint_that_does_not_fit(page, tmp
         assert "weight" in alert.inner_text()
         assert "Traceback" not in alert.inner_text()
         assert page.get_by_text("This did not work").is_visible()
+        choose(page, "Model and data", "broken")
+        page.get_by_text("broken cannot be used").first.wait_for()
+        assert "no data today" in alert.inner_text()
         assert page.evaluate("window.pwned") is None
+
+
+RANGES = """() => Bokeh.documents.flatMap(doc => [...doc._all_models.values()])
+  .filter(model => model.name === "plane").map(plot => [plot.x_range.start, plot.x_range.end])"""
+ZOOM = """() => Bokeh.documents.flatMap(doc => [...doc._all_models.values()])
+  .find(model => model.name === "plane").x_range.setv({start: -0.25, end: 0.5})"""
+RELIEFS = """() => {
+  const found = [];
+  const search = node => {
+    for (const child of node.children) {
+      if (child.classList.contains("relief")) found.push(child);
+      if (child.shadowRoot) search(child.shadowRoot);
+      search(child);
+    }
+  };
+  search(document.body);
+  return found.filter(one => one.clientWidth && one._fullLayout)
+    .map(({_fullLayout: {scene}}) => ({eye: scene.camera.eye, height: scene.zaxis.title.text}));
+}"""
+TURN = """() => document.dispatchEvent(
+  new CustomEvent("landscape-camera", {detail: {from: null, camera: {eye: {x: 0.3, y: -2, z: 0.7}}}}))"""
+
+
+def compute(page, number):
+    """Compute what is chosen, and wait for the end of what then has that number in the list."""
+    page.get_by_role("button", name=re.compile("^Compute")).click()
+    page.get_by_role("heading", name=re.compile(rf"^{number}\.")).wait_for()
+    page.get_by_text("Done", exact=True).wait_for()
+
+
+def send(page, file, answer):
+    """Choose a file, again if nothing comes of it: one that comes while another is being drawn is passed over."""
+    from playwright.sync_api import TimeoutError as Late
+
+    for _ in range(4):
+        page.locator("input[type=file]").first.set_input_files(file)
+        try:
+            answer.wait_for(timeout=10_000)
+            return
+        except Late:
+            page.locator("input[type=file]").first.set_input_files([])
+    raise AssertionError(f"nothing came of {file.name}")
+
+
+def test_a_run_is_looked_at_from_all_sides_compared_and_shown_again(page, tmp_path):
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    with served(tmp_path / "log", "landscape_app.cli", "serve", "--no-show") as address:
+        page.goto(address)
+        page.get_by_text("No surface yet").wait_for()
+        choose(page, "Model and data", "MLP 64, a training run · test")
+        choose(page, "Slice", "Trajectory plane")
+        page.get_by_text("Extent and precision").click()
+        choose(page, "Points along each axis", "51")
+        choose(page, "Interpolation error", "3 % of the range")
+        compute(page, 1)
+        assert page.get_by_text(re.compile("The two axes hold .* of the variance")).is_visible()
+
+        box = page.locator("canvas:visible").first.bounding_box()
+        page.mouse.click(box["x"] + 0.35 * box["width"], box["y"] + 0.4 * box["height"])
+        page.get_by_text(re.compile(r"^Loss \(cross entropy\) [\d.]+ ± [\d.]+ nats; Accuracy .* at a")).wait_for()
+        before = page.locator("canvas:visible").first.screenshot()
+        page.get_by_label("Logarithmic").first.click()
+        wait_for(lambda: page.locator("canvas:visible").first.screenshot() != before, "another scale")
+        choose(page, "Show", "Accuracy")
+        page.get_by_text(re.compile(r"^Accuracy [\d.]+ ± .* at a")).wait_for()
+        choose(page, "Show", "Loss (cross entropy)")
+
+        assert not [url for url in asked if "plotly" in url]
+        page.get_by_label("3-D").click()
+        wait_for(lambda: page.evaluate(RELIEFS), "the surface in 3-D")
+        assert [one["height"] for one in page.evaluate(RELIEFS)] == ["Loss (cross entropy) [nats]"]
+        page.evaluate(TURN)
+        wait_for(lambda: page.evaluate(RELIEFS)[0]["eye"]["y"] == -2, "another point of view")
+
+        page.get_by_label("Compare").first.click()
+        page.get_by_text("A shows Loss (cross entropy) [nats], B shows Accuracy [fraction]").wait_for()
+        wait_for(lambda: len(page.evaluate(RELIEFS)) == 2, "the second surface")
+        page.evaluate(TURN)
+        page.get_by_label("3-D").click()
+        wait_for(lambda: len(page.evaluate(RANGES)) == 2, "two heat maps")
+        page.evaluate(ZOOM)
+        wait_for(lambda: page.evaluate(RANGES) == [[-0.25, 0.5]] * 2, "the other picture to zoom too")
+        assert page.get_by_text(re.compile("^Along a, at b")).count() == 0  # it is drawn on a canvas
+
+        choose(page, "Slice", "Random plane")
+        compute(page, 2)
+        page.get_by_text("Tap the picture").wait_for()  # the point was of another plane
+        page.get_by_role("button", name="Compare").nth(1).click()
+        page.get_by_text("Both pictures share one scale for the loss. Their axes differ").wait_for()
+        page.get_by_role("button", name="Show").nth(1).click()
+        page.get_by_text("Shown again").wait_for()
+        assert page.get_by_role("combobox", name="Slice").inner_text() == "Trajectory plane"
+        page.get_by_label("3-D").click()
+        wait_for(lambda: len(page.evaluate(RELIEFS)) == 2, "two surfaces")
+        wait_for(lambda: {one["eye"]["y"] for one in page.evaluate(RELIEFS)} == {-2}, "the point of view to be kept")
+        page.get_by_label("3-D").click()
+
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download", exact=True).first.click()
+        download.value.save_as(tmp_path / "saved.nc")
+        page.get_by_role("button", name="Remove").first.click()
+        wait_for(lambda: page.get_by_role("button", name="Remove").count() == 1, "one result")
+        send(page, tmp_path / "saved.nc", page.get_by_text("Opened from a file"))
+        (tmp_path / "bad.nc").write_text("nothing")
+        send(page, tmp_path / "bad.nc", page.get_by_role("alert").get_by_text("cannot be read as netCDF"))
+        page.set_viewport_size({"width": 400, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_a_tab_that_is_closed_during_a_computation_leaves_a_clean_log(page, tmp_path):
+    with served(tmp_path / "log", "landscape_app.cli", "serve", "--no-show") as address:
+        page.goto(address)
+        page.get_by_text("No surface yet").wait_for()
+        page.get_by_text("Extent and precision").click()
+        choose(page, "Points along each axis", "201")
+        choose(page, "Interpolation error", "Every point")
+        page.get_by_role("button", name="Compute").click()
+        page.get_by_text(PROGRESS).wait_for()
+        page.close()
+        time.sleep(10)  # until the server has forgotten the session
 
 
 def test_a_project_that_fails_to_import_says_so_and_is_read_again(page, tmp_path):
@@ -199,3 +330,67 @@ def test_a_project_that_fails_to_import_says_so_and_is_read_again(page, tmp_path
         file.write_text(PROJECT)
         page.reload()
         page.get_by_text("No surface yet").wait_for()
+        page.wait_for_load_state("networkidle")
+
+
+EIGENVALUES = """() => Bokeh.documents.flatMap(doc => [...doc._all_models.values()])
+  .filter(model => model.name === "spectrum-0" && model.renderers)
+  .map(plot => plot.renderers.map(one => one.data_source).find(source => source.data.bound))
+  .map(source => ({values: [...source.data.x], bounds: [...source.data.bound], fill: [...source.data.fill]}))[0]"""
+
+FRAME = """() => Bokeh.documents.flatMap(doc => [...doc._all_models.values()])
+  .filter(model => model.name === "spectrum-0" && model.renderers).map(plot => {
+    const view = Bokeh.index.find_one(plot), frame = view.frame.bbox;
+    return {left: frame.left, width: frame.width, bottom: frame.bottom,
+      start: plot.x_range.start, end: plot.x_range.end};
+  })[0]"""
+
+
+def seen(page, name):
+    """What is visible: a page that is not looked at is there as well."""
+    return page.get_by_role("button", name=name).locator("visible=true")
+
+
+def test_a_spectrum_streams_is_cancelled_and_an_eigenvalue_leads_to_its_plane_and_back(page, tmp_path):
+    with served(tmp_path / "log", "landscape_app.cli", "serve", "--no-show") as address:
+        page.goto(address)
+        page.get_by_text("No surface yet").wait_for()
+        choose(page, "Model and data", "MLP 3×512 · train")
+        page.get_by_text("Spectrum", exact=True).first.click()
+        page.get_by_text("No spectrum yet").wait_for()
+        page.get_by_text(re.compile(r"About [\d,]+ to [\d,]+ products .* basis takes at most")).wait_for()
+        seen(page, "Compute").click()
+        page.get_by_text(re.compile(r"[\d,]+ products · \d+ of \d+ eigenvalues converged")).wait_for()
+        wait_for(lambda: page.evaluate(EIGENVALUES) and page.evaluate(EIGENVALUES)["values"], "the first eigenvalue")
+        first = page.evaluate(EIGENVALUES)
+        assert "white" in first["fill"]  # marked: not converged
+        wait_for(lambda: max(page.evaluate(EIGENVALUES)["values"]) > max(first["values"]), "a better one")
+        seen(page, "Cancel").click()
+        page.get_by_text(re.compile("The picture shows what .* the bars hold")).wait_for()
+        assert page.get_by_text(re.compile("λmax = ")).locator("visible=true").count() == 1
+
+        page.get_by_role("combobox", name="Model and data", exact=True).locator("visible=true").click()
+        page.get_by_role("menuitem", name="MLP 2×128 · test", exact=True).click()
+        seen(page, "Compute").click()
+        page.get_by_text("a second look found no eigenvalue missing").wait_for()
+        assert page.get_by_text("verified", exact=True).count() == 7
+        assert seen(page, "Plane of this eigenvector").is_disabled()
+        found = page.evaluate(EIGENVALUES)
+        box = page.locator("canvas:visible").first.bounding_box()
+        frame = page.evaluate(FRAME)
+        across = (max(found["values"]) - frame["start"]) / (frame["end"] - frame["start"])
+        page.mouse.click(box["x"] + frame["left"] + across * frame["width"], box["y"] + frame["bottom"] - 20)
+        page.get_by_role("combobox", name="And along", exact=True).wait_for()
+        seen(page, "Plane of this eigenvector").click()
+        page.get_by_text(re.compile("Along the eigenvector of λ₁")).locator("visible=true").first.wait_for()
+        page.get_by_text(re.compile("Along a: with λ = .* the parabola")).wait_for()
+        page.get_by_label("Softmax radius").click()
+        page.get_by_text(re.compile("Softmax radius: [\\d.]+ along a")).wait_for()
+        seen(page, "Back to the spectrum").click()
+        page.get_by_text("Shown again").locator("visible=true").wait_for()
+        assert page.get_by_text("verified", exact=True).first.is_visible()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download", exact=True).locator("visible=true").first.click()
+        assert download.value.suggested_filename.endswith(".nc")
+        page.set_viewport_size({"width": 400, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400

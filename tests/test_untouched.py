@@ -10,7 +10,24 @@ from models import ConvBN, classification, mlp, trained_conv_bn
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from analysis import Checkpoint, Line, Plane, Problem, Weights, evaluate, load_checkpoint, surface
+from analysis import (
+    Checkpoint,
+    Curvature,
+    Eigenpairs,
+    Line,
+    Plane,
+    Problem,
+    Strategy,
+    Weights,
+    along_training,
+    evaluate,
+    load_checkpoint,
+    over_seeds,
+    sharpness,
+    softmax_radius,
+    surface,
+)
+from analysis.curvature import density, trace
 
 
 class Snapshot:
@@ -76,6 +93,13 @@ def computations(tmp_path):
         "measure": lambda p, c: iter([p.measure(c)]),
         "gradient": lambda p, c: iter([p.gradient(c)]),
         "planes": lambda p, c: iter([Plane.gradient(p, c), Line.random(c), Plane.along(c, p.gradient(c))]),
+        "seeds": lambda p, c: over_seeds(p, lambda seed: Line.random(c, seed=seed), [0, 1], resolution=9),
+        "softmax radius": lambda p, c: iter([softmax_radius(p, Plane.random(c), 0.1, 0.2)]),
+        "eigenvalues": lambda p, c: Eigenpairs(Curvature(p, c), largest=2).steps(),
+        "density": lambda p, c: density(Curvature(p, c), deflate=2, degree=5),
+        "trace": lambda p, c: trace(Curvature(p, c), 10),
+        "sharpness": lambda p, c: sharpness(p, c, radii=[0.1], sigmas=[0.01], steps=2, draws=2),
+        "along training": lambda p, c: along_training(p, [c, p.checkpoint()], trace_products=4),
         "checkpoint": lambda p, c: iter([load_checkpoint(dict(p.model.state_dict()), p.model)]),
         "project": lambda p, c: iter([Plane.random(c).project(c)]),
         "weights": lambda p, c: iter([Weights.of(p.model).norm()]),
@@ -93,7 +117,7 @@ def test_after_success(model, policy, name, tmp_path):
     snapshot.assert_unchanged()
 
 
-@pytest.mark.parametrize("name", ["surface", "dense surface", "evaluate", "measure"])
+@pytest.mark.parametrize("name", ["surface", "dense surface", "evaluate", "measure", "seeds"])
 def test_after_an_exception_in_the_users_loss(model, name, tmp_path):
     net, x, y = model
     calls = []
@@ -125,7 +149,20 @@ def test_after_an_exception_while_the_problem_is_made(model):
     snapshot.assert_unchanged()
 
 
-@pytest.mark.parametrize("name", ["surface", "dense surface", "evaluate"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "surface",
+        "dense surface",
+        "evaluate",
+        "seeds",
+        "eigenvalues",
+        "density",
+        "trace",
+        "sharpness",
+        "along training",
+    ],
+)
 def test_after_a_cancel(model, name, tmp_path):
     net, x, y = model
     snapshot = Snapshot(net)
@@ -183,8 +220,6 @@ def test_two_jobs_at_once_on_one_model_give_the_numbers_of_one_after_the_other()
             surface(problem, Line.random(point, seed=3), resolution=99, dense=True, strategy=strategy),
         ]
 
-    from analysis import Strategy
-
     strategy = Strategy(96, torch.get_num_threads())
 
     def run(results, into, index):
@@ -221,8 +256,9 @@ def test_stale_statistics_of_one_point_do_not_reach_the_next():
         problem = Problem(net, "cross_entropy", (x, y), batchnorm=policy)
         plane = Plane.random(problem.checkpoint())
         coordinates = np.array([[0.0, 0.0], [1.0, 0.5], [-0.4, 0.2]])
-        *_, forwards = evaluate(problem, plane, coordinates)
-        *_, backwards = evaluate(problem, plane, coordinates[::-1])
+        strategy = Strategy(None, torch.get_num_threads())
+        *_, forwards = evaluate(problem, plane, coordinates, strategy=strategy)
+        *_, backwards = evaluate(problem, plane, coordinates[::-1], strategy=strategy)
         assert np.array_equal(forwards.loss.values, backwards.loss.values[::-1])
 
 

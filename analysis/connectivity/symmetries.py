@@ -1,0 +1,280 @@
+"""Permutation symmetries of a module: what may be exchanged without changing its function, found and certified.
+
+The units of a hidden layer can be exchanged with those of the layer after them (Hecht-Nielsen 1990, On the algebraic
+structure of feedforward network weight spaces). Which axes of which parameters move together is read off the graph of
+ATen operations; see `rules` for what each operation says and `atoms` for how that is solved.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..data import map_tensors, tensors_of
+from ..errors import SymmetryError
+from ..measures import TARGET_KEYS, inputs_of
+from ..problem import Problem
+from ..randomness import untouched_rng
+from ..replica import _keywords
+from ..weights import Structure
+from .groups import Group, Permutation, Place, grouped
+from .tracing import STATISTICS, Trace, trace
+
+TOLERANCE = 1e-10  # largest relative change of outputs in float64 that counts as none
+VISIBLE = 1e-8  # smallest that counts as one
+SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was checked, in float64 and with all weights perturbed.
+
+    change: largest relative change of the outputs over random elements of the group (at most 1e-10).
+    control: smallest change when a (name, axis) is left out of the element of one group; NaN if there
+        is nothing to leave out.
+    """
+
+    change: float
+    control: float
+
+
+@dataclass(frozen=True)
+class Symmetries:
+    """The permutation symmetries of one module.
+
+    groups: independent groups of units; the symmetries are their product.
+    sizes: the length of each (name, axis) of parameters and running statistics.
+    pinned: for (name, axis) with entries that stay, how many and the operation that told them apart.
+    unknown: operations without a rule, and how often each froze something. failure: why nothing could be traced, or "".
+    """
+
+    groups: tuple[Group, ...]
+    sizes: Mapping[Place, int]
+    pinned: Mapping[Place, tuple[int, str]]
+    unknown: Mapping[str, int]
+    failure: str
+    share: float
+    certificate: Certificate | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        return (
+            f"Symmetries({len(self.groups)} groups, 10^{self.log10_size:.1f} elements, {self.share:.1%} of parameters)"
+        )
+
+    @property
+    def log10_size(self) -> float:
+        """log10 of the number of symmetries."""
+        return sum(group.log10_size for group in self.groups)
+
+    def random(self, seed: int = 0) -> Permutation:
+        """An element drawn uniformly."""
+        rng = np.random.default_rng(seed)
+        return Permutation.of(self.groups, self.sizes, lambda group, *_: rng.permutation(group.size))
+
+    def identity(self) -> Permutation:
+        return Permutation({place: np.arange(size) for place, size in self.sizes.items()})
+
+    def table(self) -> str:
+        """What is free, and what stays and why, for reading."""
+        lines = [
+            f"{len(self.groups)} groups, 10^{self.log10_size:.1f} symmetries, moving {self.share:.1%} of parameters"
+        ]
+        if self.failure:
+            lines.append(f"not traced, so nothing is free: {self.failure}")
+        for i, group in enumerate(self.groups):
+            places = [f"{name}[{axis}]" for name, axis in group.all_places()]
+            more = f" and {len(places) - 6} more" if len(places) > 6 else ""
+            lines.append(f"{i:>3}  {group.structure:<20} {', '.join(places[:6])}{more}")
+        by_reason: dict[str, list[str]] = {}
+        for (name, axis), (count, reason) in self.pinned.items():
+            by_reason.setdefault(reason, []).append(f"{name}[{axis}] ({count})")
+        for reason, places in by_reason.items():
+            more = f" and {len(places) - 4} more" if len(places) > 4 else ""
+            lines.append(f"fixed by {reason}: {', '.join(places[:4])}{more}")
+        for name, count in self.unknown.items():
+            lines.append(f"no rule for {name} (met {count} times): what it touches is fixed")
+        return "\n".join(lines)
+
+
+def find_symmetries(
+    model: nn.Module | Problem, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, seed: int = 0
+) -> Symmetries:
+    """The permutation symmetries of a module, certified on inputs.
+
+    model: a Problem, which has inputs of its own, or a module with the args and kwargs of one call. The module is
+        copied and looked at in evaluation mode.
+    seed: of the elements that the certificate tries.
+
+    An operation that is not understood, and a module that cannot be traced, freezes what it touches and is named in
+    the result: fewer symmetries than there are, never one that is none. Parameters and running statistics move; other
+    buffers are taken as constants. Raises SymmetryError if the certificate fails, naming the group.
+    """
+    if isinstance(model, Problem):
+        args, kwargs = _inputs(model)
+        model = model.model
+    model = copy.deepcopy(model).eval()
+    inputs = map_tensors((tuple(args), dict(kwargs or {})), lambda t: t.detach().clone())
+    found = trace(model, *inputs)
+    sizes = {place: len(atoms) for place, atoms in found.slots.items()}
+    structure = Structure.of(model)
+    while True:
+        groups, fixed = _solved(found)
+        result = Symmetries(tuple(groups), sizes, fixed, dict(found.unknown), found.failure, _share(groups, structure))
+        if not groups:
+            return result
+        certificate, inert = _certified(result, model, inputs, seed)
+        if not inert:
+            return replace(result, certificate=certificate)
+        for group in inert:
+            for place, indices in group.all_places().items():
+                found.relations.mark(found.slots[place][indices], indices, "no effect on these inputs")
+
+
+def _inputs(problem: Problem) -> tuple[tuple, dict]:
+    batch = problem.blocks(SAMPLES)[""][0]
+    batch = map_tensors(batch, lambda t: t.to(problem.device, problem.dtype if t.is_floating_point() else None))
+    args, kwargs = inputs_of(batch)
+    accepted = _keywords(problem.model)
+    return tuple(args), {
+        k: v for k, v in kwargs.items() if k not in TARGET_KEYS and (accepted is None or k in accepted)
+    }
+
+
+def _solved(found: Trace) -> tuple[list[Group], dict[Place, tuple[int, str]]]:
+    """Groups, and for each place how many entries stay and why."""
+    relations = found.relations
+    while True:
+        nodes = relations.solve(found.slots)
+        groups, crossing = grouped(nodes, found.slots)
+        if not crossing:
+            break
+        atoms = np.flatnonzero(np.isin(nodes.of, sorted(crossing)))
+        relations.mark(atoms, nodes.of[atoms], "blocks that cross")
+    reason = np.full(nodes.of.max(initial=0) + 1, -1)
+    said = [mark for mark in relations.marks if mark.reason and (mark.colours != mark.colours[:1]).any()]
+    for i, mark in reversed(list(enumerate(said))):
+        reason[nodes.of[mark.atoms]] = i
+    free: dict[Place, list[np.ndarray]] = {}
+    for group in groups:
+        for place, indices in group.all_places().items():
+            free.setdefault(place, []).append(indices)
+    fixed = {}
+    for place, atoms in found.slots.items():
+        stays = np.setdiff1d(np.arange(len(atoms)), np.concatenate(free.get(place, [np.zeros(0, dtype=int)])))
+        if len(stays):
+            reasons = reason[nodes.of[atoms[stays]]]
+            named = [said[i].reason for i in reasons if i >= 0]
+            fixed[place] = len(stays), max(set(named), key=named.count) if named else "what it is joined with"
+    return groups, fixed
+
+
+def _share(groups: Sequence[Group], structure: Structure) -> float:
+    """The share of parameter entries that some symmetry moves."""
+    free: dict[Place, set[int]] = {}
+    for group in groups:
+        for place, indices in group.all_places().items():
+            free.setdefault(place, set()).update(indices.tolist())
+    still = 0.0
+    for name, entry in structure.entries.items():
+        rest = 1.0
+        for axis, size in enumerate(entry.shape):
+            rest *= size - len(free.get((name, axis), ()))
+        still += rest
+    return 1 - still / max(structure.numel, 1)
+
+
+class _InDouble(TorchDispatchMode):
+    """Float32 that a forward asks for by name is float64."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if kwargs.get("dtype") == torch.float32:
+            kwargs["dtype"] = torch.float64
+        args = tuple(torch.float64 if a is torch.float32 else a for a in args)
+        return func(*args, **kwargs)
+
+
+def _certified(
+    found: Symmetries, model: nn.Module, inputs: tuple[tuple, dict], seed: int
+) -> tuple[Certificate, list[Group]]:
+    """The certificate, and the groups that it says nothing of: no part of them changes the outputs."""
+    run = _Run(model, inputs, seed)
+    worst = 0.0
+    for trial in range(3):
+        change = run.change(found.random(seed + trial))
+        if not change <= TOLERANCE:
+            raise SymmetryError(_culprit(found, run, seed + trial, change))
+        worst = max(change, worst)
+    controls, inert = [], []
+    rng = np.random.default_rng(seed)
+    for group in found.groups:
+        element = Permutation.of(
+            [group], found.sizes, lambda g, *_: np.roll(np.arange(g.size), rng.integers(1, g.size))
+        )
+        for place in element.moved:
+            control = run.change(element.without(place))
+            if not control <= VISIBLE:
+                controls.append(control)
+                break
+        else:
+            inert.append(group)
+    return Certificate(worst, min(controls, default=float("nan"))), inert
+
+
+def _culprit(found: Symmetries, run: _Run, seed: int, change: float) -> str:
+    rng = np.random.default_rng(seed)
+    for i, group in enumerate(found.groups):
+        alone = run.change(Permutation.of([group], found.sizes, lambda g, *_: rng.permutation(g.size)))
+        if not alone <= TOLERANCE:
+            places = ", ".join(f"{name}[{axis}]" for name, axis in list(group.all_places())[:4])
+            return (
+                f"Group {i} ({group.structure}: {places}) was taken for a symmetry and changes the outputs by "
+                f"{alone:.2g} of their largest. This is an error in the rules of this package: please report the model."
+            )
+    return f"A symmetry changes the outputs by {change:.2g} of their largest, though no group does so alone."
+
+
+class _Run:
+    """A float64 copy of a module with perturbed weights: fresh ones (zeros, ones) would hide errors."""
+
+    def __init__(self, model: nn.Module, inputs: tuple[tuple, dict], seed: int):
+        self.model = copy.deepcopy(model).double().eval()
+        self.args, self.kwargs = map_tensors(inputs, lambda t: t.double() if t.is_floating_point() else t)
+        generator = torch.Generator().manual_seed(seed)
+        structure = Structure.of(self.model)
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        self.state = {}
+        for name in structure.entries:
+            p = parameters[name].detach()
+            noise = torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p.device)
+            self.state[name] = p + noise * (0.3 * p.std(unbiased=False) + 0.02)
+        for name, buffer in self.model.state_dict().items():
+            if STATISTICS.search(name) and buffer.is_floating_point() and name not in self.state:
+                noise = torch.rand(buffer.shape, generator=generator, dtype=buffer.dtype).to(buffer.device)
+                self.state[name] = buffer * (1 + 0.3 * noise) + (0.1 * noise if "running" in name else 0.0)
+        self.before = self._outputs(self.state)
+
+    def change(self, permutation: Permutation) -> float:
+        """The largest change of an output, relative to the largest output."""
+        after = self._outputs(permutation.tensors(self.state))
+        scale = max((float(t.abs().max()) for t in self.before if t.numel()), default=0.0)
+        if not self.before or not np.isfinite(scale) or scale == 0:
+            raise SymmetryError(
+                "The outputs hold no finite number other than 0, so that nothing can be certified. Pass inputs on "
+                "which the module gives finite outputs."
+            )
+        pairs = zip(self.before, after, strict=True)
+        return max(float((a - b).abs().max()) for a, b in pairs if a.numel()) / scale
+
+    def _outputs(self, state: Mapping[str, Tensor]) -> list[Tensor]:
+        with torch.no_grad(), untouched_rng(), _InDouble():
+            torch.manual_seed(0)
+            output = torch.func.functional_call(self.model, dict(state), self.args, self.kwargs)
+        return [t.double() for t in tensors_of(output) if not t.is_complex()]

@@ -1,0 +1,200 @@
+"""From a module and its inputs to relations between atoms: the ATen graph, walked once with the rules."""
+
+from __future__ import annotations
+
+import operator
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from ..weights import Structure
+from .atoms import Relations
+from .labels import Labelled
+from .rules import RULES, Speaker, Unfollowed, elementwise, rigid, unknown
+
+STATISTICS = re.compile(r"(^|\.)(running_mean|running_var|_u|_v|weight_u|weight_v)$")
+FILLED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+
+Slots = dict[tuple[str, int], np.ndarray]
+
+
+@dataclass
+class Trace:
+    """What one run of a module says.
+
+    slots: the atoms of each (name, axis) of a parameter or buffer. unknown: how often each operation without a rule was
+    met by something that could have moved. failure: why there is no graph at all, or "".
+    """
+
+    relations: Relations = field(default_factory=Relations)
+    slots: Slots = field(default_factory=dict)
+    unknown: Counter = field(default_factory=Counter)
+    failure: str = ""
+
+
+def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Trace:
+    """Trace a module in evaluation mode. Raises nothing for models that cannot be traced: `failure` says why."""
+    found = Trace()
+    structure = Structure.of(model)
+    labels = _state_labels(model, structure, found)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model, tuple(args), dict(kwargs)).run_decompositions({})
+    except Exception as error:
+        found.failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+        whole = Speaker(found.relations, "export", "torch.export, which failed")
+        whole.freeze(labels.values())
+        return found
+    signature = program.graph_signature
+    named = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    walker = _Walker(found, model)
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            name = named.get(node.name)
+            value = program.state_dict.get(name, program.constants.get(name)) if name is not None else None
+            label = labels.get(structure.aliases.get(name, name)) if name is not None else None
+            if label is not None and not node.users:
+                label = None
+            if label is None:
+                label = rigid(node.meta.get("val"))
+                if isinstance(label, Labelled) and isinstance(value, Tensor):
+                    label = Labelled(label.shape, (), value)
+            walker.results[node] = label
+        elif node.op == "call_function":
+            walker.results[node] = walker.call(node)
+        elif node.op == "output":
+            walker.output(node)
+    _pin_unused(program, named, structure, labels, found)
+    return found
+
+
+def _state_labels(model: nn.Module, structure: Structure, found: Trace) -> dict[str, Labelled]:
+    """Fresh atoms for each axis of each parameter and of running statistics."""
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    tensors = {name: tensors[name] for name in structure.entries}
+    tensors |= {name: b for name, b in model.state_dict().items() if STATISTICS.search(name) and name not in tensors}
+    labels = {}
+    for name, tensor in tensors.items():
+        if name in structure.aliases or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        groups = []
+        for axis, size in enumerate(tensor.shape):
+            if size > 1:
+                found.slots[name, axis] = found.relations.new(size)
+                groups.append(((axis,), found.slots[name, axis]))
+        labels[name] = Labelled(tuple(tensor.shape), tuple(groups))
+    return labels
+
+
+def _pin_unused(
+    program: Any, named: Mapping, structure: Structure, labels: Mapping[str, Labelled], found: Trace
+) -> None:
+    used = {
+        structure.aliases.get(named[node.name], named[node.name])
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.users and node.name in named
+    }
+    Speaker(found.relations, "unused", "no use at all").freeze(t for name, t in labels.items() if name not in used)
+
+
+class _Walker:
+    """The labels of each value of a graph."""
+
+    def __init__(self, found: Trace, model: nn.Module):
+        self.found = found
+        self.results: dict[fx.Node, Any] = {}
+        self.device = next(model.parameters()).device
+
+    def call(self, node: fx.Node) -> Any:
+        args: Any = fx.node.map_arg(node.args, self.results.__getitem__)
+        kwargs: Any = fx.node.map_arg(node.kwargs, self.results.__getitem__)
+        out = node.meta.get("val")
+        if node.target is operator.getitem:
+            return self._item(args[0], args[1], node)
+        if not isinstance(node.target, torch._ops.OpOverload):
+            return self._unknown(node, str(node.target), {str(i): v for i, v in enumerate(args)} | dict(kwargs), out)
+        schema = node.target._schema
+        name = schema.name.split("::")[1]
+        bound = {a.name: a.default_value for a in schema.arguments}
+        bound |= dict(zip((a.name for a in schema.arguments), args, strict=False)) | dict(kwargs)
+        known = self._known(node.target, name, args, kwargs)
+        if known is not None:
+            return known
+        speaker = Speaker(self.found.relations, name, f"{name} ({_where(node)})")
+        rule = RULES.get(name) or RULES.get(name.removesuffix("_"))
+        if rule is None and torch.Tag.pointwise in node.target.tags and isinstance(out, Tensor):
+            rule = elementwise
+        if rule is None:
+            return self._unknown(node, name, bound, out)
+        if any(0 in t.shape for t in _leaves((args, kwargs)) if isinstance(t, Labelled)):
+            return self._unknown(node, name, bound, out)
+        result = rule(speaker, bound, out)
+        for t in _leaves(result):
+            if isinstance(t, Labelled):
+                for _, atoms in t.groups:
+                    self.found.relations.keep_together(atoms)
+        return result
+
+    def _item(self, source: Any, index: int, node: fx.Node) -> Any:
+        item = source[index]
+        if isinstance(item, Unfollowed):
+            Speaker(self.found.relations, "getitem", f"a further result ({_where(node)})").freeze(item.operands)
+            return rigid(item.out)
+        return item
+
+    def _unknown(self, node: fx.Node, name: str, bound: dict[str, Any], out: Any) -> Any:
+        touched = [t for t in _leaves(list(bound.values())) if isinstance(t, Labelled)]
+        if any(t.groups for t in touched):
+            self.found.unknown[name] += 1
+        return unknown(Speaker(self.found.relations, name, f"{name} ({_where(node)})"), {"all": touched}, out)
+
+    def _known(self, target: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """The result of an operation on known tensors, or on none at all: computed."""
+        if torch.Tag.nondeterministic_seeded in target.tags:
+            return None
+        tensors = [t for t in _leaves((args, kwargs)) if isinstance(t, Labelled)]
+        if name in FILLED:
+            values = [torch.empty(t.shape, device=self.device) for t in tensors]
+        elif all(t.value is not None for t in tensors):
+            values = [t.value for t in tensors if t.value is not None]
+        else:
+            return None
+        if any(isinstance(t, Unfollowed) for t in _leaves((args, kwargs))) or name.startswith("empty"):
+            return None
+        numbers = iter(values)
+        fill = lambda v: torch.utils._pytree.tree_map(lambda t: next(numbers) if isinstance(t, Labelled) else t, v)  # noqa: E731
+        with torch.no_grad():
+            result = target(*fill(args), **fill(kwargs))
+        return torch.utils._pytree.tree_map(
+            lambda t: Labelled(tuple(t.shape), (), t) if isinstance(t, Tensor) else t, result
+        )
+
+    def output(self, node: fx.Node) -> None:
+        speaker = Speaker(self.found.relations, "output", "the output")
+        for t in _leaves(fx.node.map_arg(node.args, self.results.__getitem__)):
+            if isinstance(t, Unfollowed):
+                speaker.freeze(t.operands)
+            elif isinstance(t, Labelled):
+                speaker.freeze([t])
+
+
+def _leaves(values: Any) -> list[Any]:
+    return torch.utils._pytree.tree_leaves(values)
+
+
+def _where(node: fx.Node) -> str:
+    """The module that an operation belongs to."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return re.sub(r"\.slice\(.*?\)", "", str(stack[-1][0])) or "the model" if stack else node.name

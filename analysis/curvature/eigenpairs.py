@@ -1,0 +1,401 @@
+"""Eigenvalues at both ends of a curvature matrix, each with bars that hold, and a second look for missed ones."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import LandscapeError
+from ..provenance import versions
+from ..weights import Weights
+from .krylov import Krylov
+from .operators import Curvature, memory
+
+BASIS_SHARE = 1 / 4  # of memory, for a basis in float64
+MISSED = 1e-3  # the chance that is left of an eigenvalue hiding from the second look
+SAFETY = 4.0  # the float noise of any vector against that of the one measured (up to 2.3 seen)
+YIELD_SECONDS = 0.2
+NOISE_SAMPLES = 256
+STATE = ("_stage", "products", "noise", "status", "verified")  # of a run, beside its vectors
+
+
+@dataclass(eq=False)
+class Pair:
+    """A Ritz value, the norm of its residual, and its vector [n] where it is locked."""
+
+    value: float
+    residual: float
+    vector: Tensor | None = None
+
+
+class Eigenpairs:
+    """The largest and smallest algebraic eigenvalues of a matrix, by thick-restart Lanczos.
+
+    Both ends come from one Krylov space. It stops when each wanted pair has a residual norm of `tolerance` times its
+    value (or at the float noise of the products). A Krylov space from one vector holds one copy of a multiple
+    eigenvalue, and may miss one of a cluster, with all residuals small. So it looks again, from a fresh vector in the
+    complement of what was found, until an eigenvalue beyond the wanted ones would have shown with all but a chance of
+    1/1000.
+
+    operator: a square Curvature. largest, smallest: how many at each end.
+    most_products: where to stop at the latest; what is not converged by then is marked.
+    verify: whether to look again. seed: of the random start. start: a vector [n] to start from, such as a sum of
+        earlier eigenvectors.
+
+    bytes: memory of the basis, the only thing that grows with the number of parameters. Above a quarter of what there
+    is it is kept in the operator's own dtype instead of float64; on a GPU it moves to the host where it does not fit.
+
+    Raises LandscapeError for bad arguments.
+    """
+
+    def __init__(
+        self,
+        operator: Curvature,
+        *,
+        largest: int = 5,
+        smallest: int = 1,
+        tolerance: float = 1e-3,
+        most_products: int = 1000,
+        verify: bool = True,
+        seed: int = 0,
+        start: Tensor | None = None,
+    ):
+        n = operator.shape[1]
+        if operator.rows != operator.columns:
+            raise LandscapeError("Eigenvalues need a square matrix: the same layers as rows and columns.")
+        if min(largest, smallest) < 0 or not 0 < largest + smallest <= n:
+            raise LandscapeError(
+                f"largest is {largest} and smallest is {smallest}; together they must be 1 to {n}, the parameters."
+            )
+        if not 0 < tolerance < 1:
+            raise LandscapeError(f"tolerance is {tolerance}; expected a fraction of the eigenvalue between 0 and 1.")
+        if start is not None and not (start.shape == (n,) and 0 < float(start.norm()) < np.inf):
+            raise LandscapeError(f"start must be a vector [{n}] of finite numbers that are not all zero.")
+        self.operator, self.tolerance, self.verify = operator, tolerance, verify
+        self.largest, self.smallest = largest, smallest
+        self.most_products, self.seed = most_products, seed
+        wanted = largest + smallest
+        self.size = min(n, 2 * max(2 * wanted + 10, 20))
+        self.dtype, self.device = basis_home(operator, self.size + wanted + 1)
+        self.bytes = (self.size + wanted + 1) * n * self.dtype.itemsize
+        self._start = start
+        self._krylov: Krylov | None = None
+        self._stage = "search"
+        self._probe: Tensor | None = None
+        self._began = time.perf_counter()
+        self.products = 0
+        self.noise = np.nan
+        self.found: list[Pair] = []
+        self._showing: list[Pair] = []
+        self.status = "running"
+        self.verified = False
+
+    def steps(self) -> Iterator[xr.Dataset]:
+        """Run: a Dataset after every product, each with what is known so far.
+
+        Close the generator to cancel; called again, it goes on from where it was.
+        """
+        if self.status != "running":
+            yield self.dataset()
+            return
+        wanted = self.largest, self.smallest
+        if self._stage == "search":
+            self._krylov = self._krylov or self._new_krylov(self._start)
+            yield from self._lanczos(self._krylov, wanted, self._all_small)
+            self._lock(self._krylov, wanted)
+            self._krylov, self._stage = None, "noise"
+        if self._stage == "noise":
+            yield from self._measure_noise()
+            self._stage = "verify"
+        while self.verify and self.products < self.most_products and len(self.found) < self.operator.shape[1]:
+            self._krylov = self._krylov or self._new_krylov(None)
+            yield from self._lanczos(self._krylov, (1, 1), self._nothing_missed)
+            taken, self._krylov = self._take_missed(self._krylov), None
+            if not taken:
+                self.verified = self.products < self.most_products
+                break
+        self.status = "converged" if all(self._small(p) for p in self.found) and self._settled else "unconverged"
+        yield self.dataset()
+
+    def save(self, path: str | Path) -> None:
+        """Keep where the run stands, basis and all, as safetensors, for `resume`."""
+        tensors = {f"found.{i}": p.vector for i, p in enumerate(self.found) if p.vector is not None}
+        state: dict[str, Any] = {name: getattr(self, name) for name in STATE}
+        state["found"] = [(p.value, p.residual) for p in self.found]
+        state["of"] = self._identity()
+        if self._probe is not None:
+            tensors["probe"] = self._probe
+        if self._krylov is not None:
+            own, state["krylov"] = self._krylov.state()
+            tensors |= own
+        save_file({name: t.contiguous() for name, t in tensors.items()}, path, {"state": json.dumps(state)})
+
+    def resume(self, path: str | Path) -> None:
+        """Take up a saved run of the same matrix. Raises LandscapeError if the file is of another one or damaged."""
+        try:
+            with safe_open(path, "pt") as file:
+                state = json.loads(file.metadata()["state"])
+                tensors = {name: file.get_tensor(name).to(self.device, self.dtype) for name in file.keys()}  # noqa: SIM118
+        except Exception as error:
+            raise LandscapeError(
+                f"'{path}' holds no saved run of eigenvalues ({type(error).__name__}: {error})."
+            ) from error
+        if state["of"] != self._identity():
+            differing = [key for key, value in self._identity().items() if state["of"].get(key) != value]
+            raise LandscapeError(f"'{path}' is a run of another matrix: it differs in {', '.join(differing)}.")
+        for name in STATE:
+            setattr(self, name, state[name])
+        self.found = [Pair(v, r, tensors[f"found.{i}"]) for i, (v, r) in enumerate(state["found"])]
+        self._probe = tensors.get("probe")
+        if "krylov" in state:
+            self._krylov = self._new_krylov(None)
+            self._krylov.restore(tensors, state["krylov"])
+            values, residuals, _ = self._krylov.ritz()
+            self._showing = [Pair(float(v), float(r)) for v, r in zip(values, residuals, strict=True)]
+
+    def _identity(self) -> dict[str, Any]:
+        """What a saved run must have in common with this one."""
+        facts = {k: v for k, v in self.operator.provenance().items() if k not in ("problem", "device")}
+        ends = {"largest": self.largest, "smallest": self.smallest, "seed": self.seed}
+        return json.loads(json.dumps({**facts, **ends}))
+
+    @property
+    def _settled(self) -> bool:
+        return self.verified or not self.verify or len(self.found) == self.operator.shape[1]
+
+    @property
+    def vectors(self) -> list[Weights]:
+        """Unit eigenvectors in the order of the Dataset's pairs, as displacements of the whole model's weights."""
+        return [self.operator.to_weights(p.vector) for p in self._ordered() if p.vector is not None]
+
+    @property
+    def locked(self) -> Tensor | None:
+        """The vectors found so far [found, n], or None."""
+        return torch.stack([p.vector for p in self.found if p.vector is not None]) if self.found else None
+
+    # --- the run ------------------------------------------------------------------------------------------------
+
+    def _new_krylov(self, start: Tensor | None) -> Krylov:
+        if start is None:
+            generator = torch.Generator().manual_seed(1000 * self.seed + len(self.found))
+            start = torch.randn(self.operator.shape[1], generator=generator, dtype=torch.float64)
+        start = start.to(self.device, self.dtype)
+        return Krylov(start, self.size, 1e4 * self.operator.problem.eps, self.locked)
+
+    def _lanczos(self, krylov: Krylov, wanted: tuple[int, int], finished: Any) -> Generator[xr.Dataset, None, None]:
+        while self.products < self.most_products:
+            product = yield from self._product(krylov.vector)
+            if self.products == 2 and self.operator.dtype != torch.float64:
+                self._probe = krylov.vector.clone()
+            krylov.add(product)
+            values, residuals, _ = krylov.ritz()
+            self._showing = [Pair(float(v), float(r)) for v, r in zip(values, residuals, strict=True)]
+            stop = finished(krylov) or krylov.exhausted
+            yield self.dataset()
+            if stop:
+                return
+            if krylov.full:
+                krylov.restart(_kept(len(values), wanted))
+
+    def _product(self, vector: Tensor) -> Generator[xr.Dataset, None, Tensor]:
+        product = yield from heartbeats(self.operator.steps(vector), self.dataset)
+        self.products += 1
+        return product
+
+    def _lock(self, krylov: Krylov, wanted: tuple[int, int]) -> None:
+        values, residuals, coordinates = krylov.ritz()
+        places = _ends(len(values), wanted)
+        vectors = krylov.vectors(coordinates[:, places])
+        self.found = [Pair(float(values[i]), float(residuals[i]), v) for i, v in zip(places, vectors, strict=True)]
+        self._showing = []
+
+    def _measure_noise(self) -> Iterator[xr.Dataset]:
+        """What the rounding of a product amounts to, by one product in float64.
+
+        It is taken along the second Lanczos vector, which is made of the largest pairs, over some of the samples: the
+        mean over fewer rounds no better. Where the model cannot compute in float64, a multiple of the rounding unit
+        stands for it.
+        """
+        eps, scale = self.operator.problem.eps, self._scale()
+        self.noise = 64 * eps * scale
+        if self._probe is None:
+            return
+        few = self.operator.on_fewer(NOISE_SAMPLES)
+        try:
+            exact = few.in_float64()
+        except Exception:  # a model or a loss of the user's own that computes in one dtype only
+            return
+        rounded = yield from heartbeats(few.steps(self._probe), self.dataset)
+        true = yield from heartbeats(exact.steps(self._probe), self.dataset)
+        self.noise = SAFETY * max(float((rounded.double() - true).norm()), eps * scale)
+
+    def _take_missed(self, krylov: Krylov) -> bool:
+        """Put what the second look found among the others, if it belongs there."""
+        values, residuals, coordinates = krylov.ritz()
+        taken = False
+        for side in self._sides:
+            place = len(values) - 1 if side == "largest" else 0
+            pair, edge = Pair(float(values[place]), float(residuals[place])), self._edge(side).value
+            if pair.value > edge if side == "largest" else pair.value < edge:
+                pair.vector = krylov.vectors(coordinates[:, [place]])[0]
+                self.found.append(pair)
+                taken = True
+        self._showing = []
+        return taken
+
+    # --- what counts as done ------------------------------------------------------------------------------------
+
+    def _scale(self) -> float:
+        return max((abs(p.value) for p in (*self.found, *self._showing)), default=0.0)
+
+    def _small(self, pair: Pair) -> bool:
+        floor = 64 * self.operator.problem.eps * self._scale()
+        return pair.residual <= max(self.tolerance * abs(pair.value), floor)
+
+    def _all_small(self, krylov: Krylov) -> bool:
+        wanted = self.largest, self.smallest
+        pairs = self._showing
+        return len(pairs) >= sum(wanted) and all(self._small(pairs[i]) for i in _ends(len(pairs), wanted))
+
+    @property
+    def _sides(self) -> list[str]:
+        return ["largest"] * (self.largest > 0) + ["smallest"] * (self.smallest > 0)
+
+    def _edge(self, side: str) -> Pair:
+        """The innermost of the wanted pairs at one end."""
+        ordered = sorted(self.found, key=lambda p: p.value)
+        return ordered[-self.largest] if side == "largest" else ordered[self.smallest - 1]
+
+    def _nothing_missed(self, krylov: Krylov) -> bool:
+        """Whether each end of the complement is settled: a pair was missed, or surely none is."""
+        return all(self._end_settled(krylov, side) for side in self._sides)
+
+    def _end_settled(self, krylov: Krylov, side: str) -> bool:
+        """A converged pair beyond the wanted ones was missed; surely none is if it would have been seen by now.
+
+        Where the extreme pair of the complement is converged and lies inside, what may hide is within the tolerance.
+        """
+        values, residuals, _ = krylov.ritz()
+        place, sign = (-1, 1) if side == "largest" else (0, -1)
+        edge, extreme = self._edge(side).value, Pair(float(values[place]), float(residuals[place]))
+        near = self._small(extreme)
+        if near and sign * (extreme.value - edge) > 0:
+            return True
+        beyond = edge + sign * near * self.tolerance * abs(edge)
+        return krylov.chance_of_missing(beyond) < MISSED or (near and krylov.restarted)
+
+    # --- results ------------------------------------------------------------------------------------------------
+
+    def _ordered(self) -> list[Pair]:
+        """The wanted pairs: the largest from the top, then the smallest from the bottom."""
+        known = self.found or self._showing
+        ordered = sorted(known, key=lambda p: p.value)
+        top = ordered[::-1][: self.largest]
+        low = [p for p in ordered if p not in top][: self.smallest]
+        return [*top, *low]
+
+    def dataset(self) -> xr.Dataset:
+        """What is known now (see `analysis.curvature`)."""
+        pairs = self._ordered()
+        values = np.array([p.value for p in pairs])
+        residuals = np.array([p.residual for p in pairs])
+        every = np.array([p.value for p in (*self.found, *self._showing)])
+        noise = self.noise if np.isfinite(self.noise) else 64 * self.operator.problem.eps * self._scale()
+        gaps = np.array([_gap(v, r, every) for v, r in zip(values, residuals, strict=True)])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            sharp = np.minimum(residuals, np.where(gaps > 0, residuals**2 / gaps, np.inf))
+        ends = ["largest"] * min(self.largest, len(pairs))
+        ends += ["smallest"] * (len(pairs) - len(ends))
+        units = {"units": "loss / weight²"}
+        return xr.Dataset(
+            {
+                "eigenvalue": ("pair", values, {"long_name": "eigenvalue", **units}),
+                "residual": ("pair", residuals, {"long_name": "norm of the residual", **units}),
+                "bound": ("pair", residuals + noise, {"long_name": "residual and float noise", **units}),
+                "gap_bound": ("pair", sharp + noise, {"long_name": "residual²/gap and float noise", **units}),
+                "converged": ("pair", np.array([self._small(p) for p in pairs], dtype=bool)),
+            },
+            coords={"end": ("pair", np.array(ends, dtype=object))},
+            attrs={
+                "title": f"{self.operator.kind} eigenvalues at {self.operator.checkpoint.name}",
+                "status": self.status,
+                "progress": 1.0 if self.status != "running" else min(0.999, self.products / self.most_products),
+                "products": self.products,
+                "noise": noise,
+                "verified": int(self.verified),
+                "basis_bytes": self.bytes,
+                "tolerance": self.tolerance,
+                "elapsed_s": time.perf_counter() - self._began,
+                "loss": float(self.operator.loss),
+                "gradient_norm": float(self.operator.gradient.double().norm()),
+                "provenance": self._provenance(),
+            },
+        )
+
+    def _provenance(self) -> str:
+        if not hasattr(self, "_said"):
+            facts = {
+                **self.operator.provenance(),
+                "seed": self.seed,
+                "versions": versions(),
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            self._said = json.dumps(facts)
+        return self._said
+
+
+def basis_home(operator: Curvature, vectors: int) -> tuple[torch.dtype, torch.device]:
+    """dtype and device of a basis: float64 where the operator is, else its own dtype, else on the host."""
+    n, host = operator.shape[1], torch.device("cpu")
+    choices = [(dtype, place) for place in (operator.device, host) for dtype in (torch.float64, operator.dtype)]
+    for dtype, place in choices:
+        if vectors * n * dtype.itemsize <= BASIS_SHARE * memory(place):
+            return dtype, place
+    return operator.dtype, host
+
+
+def _ends(count: int, wanted: tuple[int, int]) -> list[int]:
+    """Places of the largest and the smallest among ascending values."""
+    top = list(range(max(0, count - wanted[0]), count))
+    return top + [i for i in range(min(wanted[1], count)) if i not in top]
+
+
+def _kept(count: int, wanted: tuple[int, int]) -> list[int]:
+    """Places of the Ritz vectors that survive a restart: the wanted ones, and some beside them at each end."""
+    spare = (count - sum(wanted)) // 2
+    more = [w + spare * w // max(1, sum(wanted)) if w else 0 for w in wanted]
+    return sorted(_ends(count, (min(more[0], count - 1), min(more[1], max(0, count - 1 - more[0])))))
+
+
+def _gap(value: float, residual: float, every: np.ndarray) -> float:
+    """Distance of a Ritz value's interval to the nearest other Ritz value."""
+    others = np.abs(every - value)
+    others = np.delete(others, others.argmin())
+    return float(others.min() - residual) if len(others) else np.inf
+
+
+def heartbeats(
+    steps: Generator[None, None, Tensor], dataset: Callable[[], xr.Dataset]
+) -> Generator[xr.Dataset, None, Tensor]:
+    """A product that may take long: the present Dataset again every fifth of a second, so that it can be cancelled."""
+    waited = time.perf_counter()
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
+        if time.perf_counter() - waited > YIELD_SECONDS:
+            waited = time.perf_counter()
+            yield dataset()

@@ -1,0 +1,38 @@
+"""float32 products on a GPU: exact to float32, or in TF32, as asked and whatever the process has set."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+TF32_EPS = 2.0**-11
+_SETTING = threading.RLock()  # the switches are the process's; kernels read them when they are launched
+
+
+@contextmanager
+def products_in(tf32: bool, device: torch.device) -> Iterator[None]:
+    """Matrix products and convolutions of float32 tensors on a GPU in TF32 or not; the settings come back after."""
+    if device.type != "cuda":
+        yield
+        return
+    with _SETTING:
+        before = [(place, name, getattr(place, name)) for place, name in _switches()]
+        try:
+            for place, name, _ in before:
+                setattr(place, name, ("tf32" if tf32 else "ieee") if name == "fp32_precision" else tf32)
+            yield
+        finally:
+            for place, name, value in before:
+                setattr(place, name, value)
+
+
+def _switches() -> list[tuple[Any, str]]:
+    """Where torch keeps the choice: until 2.8 one flag for products and one for cuDNN, then one an operation."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if hasattr(matmul, "fp32_precision"):
+        return [(place, "fp32_precision") for place in (matmul, cudnn.conv, cudnn.rnn)]  # type: ignore[attr-defined]
+    return [(matmul, "allow_tf32"), (cudnn, "allow_tf32")]

@@ -1,0 +1,60 @@
+"""What a session has computed or opened, one entry a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import xarray as xr
+
+from analysis import provenance
+from landscape_app.jobs import JobState, Snapshot
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One result, and how it came about.
+
+    number: 1 for the first of a session. job: the computation as it stands or ended; it has a result.
+    request: what was asked for, None where a file does not say it all. file: where it was opened from, or ''.
+    kept: what its job kept in memory beside the result: the "vectors" of a spectrum.
+    """
+
+    number: int
+    job: Snapshot
+    request: Any = None
+    file: str = ""
+    since: datetime = field(default_factory=datetime.now)
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def result(self) -> xr.Dataset:
+        return self.job.result
+
+    @property
+    def kind(self) -> str:
+        """Which task it answers: "surface" or "spectrum"."""
+        return kind_of(self.result)
+
+    @property
+    def title(self) -> str:
+        """Short, and different for each: '2 · Random plane at resnet16 · Residual CNN'."""
+        title = self.result.attrs["title"]
+        return f"{self.number} · {title[:1].upper()}{title[1:]} · {provenance(self.result)['problem']}"
+
+
+def kind_of(ds: xr.Dataset) -> str:
+    return "spectrum" if {"eigenvalue", "node"} & set(ds.data_vars) else "surface"
+
+
+def numbered(entries: Iterable[Entry], number: int) -> Entry | None:
+    """The entry of that number, None if there is none any more."""
+    return next((entry for entry in entries if entry.number == number), None)
+
+
+def answering(entries: Iterable[Entry], request: Any) -> Entry | None:
+    """The latest finished computation of exactly this; what a file holds may have been computed otherwise."""
+    found = [e for e in entries if e.request == request and not e.file and e.job.state is JobState.DONE]
+    return found[-1] if found else None

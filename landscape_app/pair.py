@@ -1,0 +1,122 @@
+"""One picture, or two side by side: what they share, and what each has of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import panel as pn
+import xarray as xr
+from bokeh.models import Range1d
+
+from landscape_app import look, picture, plotting, relief, words
+from landscape_app.picture import Metric
+from landscape_app.plot import Plot
+from landscape_app.scales import Scale
+from landscape_app.state import State
+from landscape_app.text import text
+
+Edit = Callable[[], None]  # of Bokeh models, for `plotting.change`
+
+
+class Pair:
+    """The state's result, and while it compares, the one beside it. Two of one quantity share a scale."""
+
+    def __init__(self, state: State):
+        self.state = state
+        self.plot = Plot(state)
+        self.beside: Plot | None = None  # made when the first comparison begins
+        self.captions = {"A": look.html(visible=False), "B": look.html()}
+        self.pictures = look.facing(look.half(self.captions["A"], self.plot.view))
+        self.compared = look.html(visible=False)
+        self.plot.heatmap.on_tap(state.choose)
+
+    @property
+    def panes(self) -> list[pn.viewable.Viewable]:
+        """For a notebook, which must be told of changes."""
+        return [*self.plot.panes, *(self.beside.panes if self.beside else ())]
+
+    def draw(self) -> list[Edit]:
+        """Show what the state has; returns what is left to do to the Bokeh models."""
+        state, prepare = self.state, self._arrange()
+        ds, other = state.result, state.beside
+        if ds is None:
+            return prepare
+        if other is None or self.beside is None:
+            scale = Scale.of(picture.spanned(ds, state.metric_shown), state.log_scale)
+            return [self.plot.draw(ds, state.metric_shown, scale), *prepare, lambda: self._link(False)]
+        shown = [(ds, state.metric_shown), (other, state.metric_beside)]
+        scales = self._scales(shown)
+        reaches = [relief.reach(*one, scale) for one, scale in zip(shown, scales, strict=True)]
+        if state.same_quantity:
+            reaches = [(min(low for low, _ in reaches), max(high for _, high in reaches))] * 2
+        for name, (result, metric) in zip("AB", shown, strict=True):
+            self.captions[name].object = _caption(name, result, metric)
+        self.compared.object = f'<p class="ls quiet">{text(words.comparison(state))}</p>'
+        together = state.same_axes
+        drawn = [
+            plot.draw(*one, scale, reach)
+            for plot, one, scale, reach in zip((self.plot, self.beside), shown, scales, reaches, strict=True)
+        ]
+        return [*drawn, *prepare, lambda: self._link(together)]
+
+    def point(self, point: tuple[float, float] | None) -> list[Edit]:
+        """Mark a point of the first plane, and in the second where its coordinates can be read there."""
+        edits = [self.plot.point(point)]
+        if self.beside is not None:
+            edits.append(self.beside.point(point if self.there(point) else None))
+        return edits
+
+    def there(self, point: tuple[float, float] | None) -> tuple[float, float] | None:
+        """The point on the grid of the second picture, None where it means nothing there."""
+        other = self.state.beside
+        alike = point is not None and other is not None and self.state.same_axes
+        return picture.on_grid(other, point) if alike else None
+
+    def _arrange(self) -> list[Edit]:
+        state, comparing = self.state, self.state.beside is not None
+        edits: list[Edit] = []
+        if comparing and self.beside is None:
+            self.beside = Plot(state)
+            self.beside.heatmap.on_tap(self._tap_beside)
+            self.pictures.append(look.half(self.captions["B"], self.beside.view))
+            edits.append(self._prepare_links)
+        for half in self.pictures[1:]:
+            half.visible = comparing
+        self.captions["A"].visible = self.compared.visible = comparing
+        look.arrange(self.pictures, "ls-facing" if comparing else "ls-single")
+        return edits
+
+    def _scales(self, shown: list[tuple[xr.Dataset, Metric]]) -> list[Scale]:
+        spanned = [picture.spanned(*one) for one in shown]
+        if self.state.same_quantity:
+            return [Scale.of(np.concatenate(spanned), self.state.log_scale)] * 2
+        logs = self.state.log_scale, self.state.other_log_scale
+        return [Scale.of(values, log) for values, log in zip(spanned, logs, strict=True)]
+
+    def _ranges(self) -> Iterator[tuple[Range1d, Range1d]]:
+        if self.beside is None:
+            return
+        for one, other in ((self.plot.heatmap, self.beside.heatmap), (self.plot.curve, self.beside.curve)):
+            yield one.figure.x_range, other.figure.x_range
+        yield self.plot.heatmap.figure.y_range, self.beside.heatmap.figure.y_range
+
+    def _prepare_links(self) -> None:
+        for one, other in self._ranges():
+            plotting.link(one, other)
+
+    def _link(self, together: bool) -> None:
+        for one, other in self._ranges():
+            plotting.linked(one, other, together)
+
+    def _tap_beside(self, a: float, b: float) -> None:
+        if self.state.beside is not None and self.state.same_axes:
+            self.state.choose(a, b)
+
+
+def _caption(name: str, ds: xr.Dataset, metric: Metric) -> str:
+    title, conditions = words.caption(ds)
+    return (
+        f'<div class="ls caption"><h2><b>{name}</b> {text(metric.label)}</h2>'
+        f'<p class="quiet">{text(title)} · {text(conditions)}</p></div>'
+    )

@@ -1,0 +1,125 @@
+"""Results that come back from files: read safely, checked, and asked for the choices that made them."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from analysis import ResultError, load, of_seed, provenance
+from landscape_app import picture, words
+from landscape_app.curve import Curve
+from landscape_app.entries import kind_of
+from landscape_app.heatmap import Heatmap
+from landscape_app.jobs import JobState, Snapshot
+from landscape_app.request import Request
+from landscape_app.scales import Scale
+from landscape_app.spectrum import words as spectrum_words
+from landscape_app.spectrum.picture import planned, spectra
+from landscape_app.spectrum.plot import SpectrumPlot
+from landscape_app.spectrum.request import SpectrumRequest
+
+KINDS = {
+    ("Plane", "random filter-normalised"): "random-plane",
+    ("Line", "random filter-normalised"): "random-line",
+    ("Line", "interpolation"): "line",
+    ("Plane", "checkpoint"): "plane",
+    ("Plane", "gradient"): "gradient",
+    ("Plane", "trajectory"): "trajectory",
+}
+USUAL = {"include": ["weight"], "layers": None, "frozen": False}  # of random directions
+LONGEST_NAME = 80
+
+
+def opened(name: str, content: bytes) -> xr.Dataset:
+    """The result in a file that a browser sent. Raises ResultError if it is none, or cannot be shown."""
+    name = re.sub(r"[^\w. ()-]", "_", Path(name).name)[-LONGEST_NAME:].lstrip(".") or "result.nc"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / name
+        file.write_bytes(content)
+        ds = _one_seed(load(file))
+    try:
+        _show(ds)
+    except Exception as error:
+        raise ResultError(
+            f"'{name}' says that it is a result of this package, but it cannot be drawn: something is missing or "
+            f"not as it should be ({type(error).__name__}: {error})."
+        ) from error
+    return ds
+
+
+def _one_seed(ds: xr.Dataset) -> xr.Dataset:
+    """Of a result over several seeds the first: the page draws one picture, and `landscape info` lists them all."""
+    if "seed" not in ds.dims:
+        return ds
+    one = of_seed(ds, 0)
+    seed = provenance(one)["seed"]
+    return one.assign_attrs(title=f"{one.attrs['title']}, seed {seed}, the first of {ds.sizes['seed']}")
+
+
+def _show(ds: xr.Dataset) -> None:
+    """Draw and say, unseen, what the page will."""
+    if kind_of(ds) == "spectrum":
+        _show_spectrum(ds)
+        return
+    words.caption(ds), words.explained(ds), words.ended(snapshot(ds))
+    for key in picture.metrics(ds).values():
+        words.summary(ds, picture.metric(ds, key))
+    shown = picture.metric(ds, "loss")
+    words.checkpoint_lines(ds, shown), words.provenance_rows(provenance(ds))
+    scale = Scale.of(picture.spanned(ds, shown), log=False)
+    if picture.dims(ds) == 2:
+        Heatmap().draw(ds, shown, scale, "viridis")
+    else:
+        Curve().draw(ds, shown, scale)
+
+
+def _show_spectrum(ds: xr.Dataset) -> None:
+    parts = spectra(ds)
+    spectrum_words.caption(ds), spectrum_words.ended(snapshot(ds)), spectrum_words.warnings(ds)
+    for part in parts:
+        spectrum_words.findings(part), spectrum_words.rows(part)
+    words.provenance_rows(provenance(ds))
+    plot = SpectrumPlot(lambda part, pair: None)
+    plot.prepare(planned(ds))
+    plot.draw(parts, log=True, width=0.01, chosen=None)
+
+
+def snapshot(ds: xr.Dataset) -> Snapshot:
+    """A result as the computation that it came from left it."""
+    state = JobState.CANCELLED if ds.attrs["status"] == "running" else JobState.DONE
+    return Snapshot(state, ds, version=1, progress=float(ds.attrs["progress"]), elapsed=float(ds.attrs["elapsed_s"]))
+
+
+def request_of(ds: xr.Dataset) -> Request | SpectrumRequest | None:
+    """What would compute a result again, None where the choices of the page cannot say it."""
+    facts = provenance(ds)
+    if kind_of(ds) == "spectrum":
+        return _spectrum_request_of(facts)
+    kind = KINDS.get((facts.get("subspace"), facts.get("kind")))
+    if kind is None or any(facts.get(name, usual) != usual for name, usual in USUAL.items()):
+        return None
+    shape = set(facts["resolution"])
+    return Request(
+        problem=facts["problem"],
+        slice=kind,
+        checkpoints=tuple(checkpoint["name"] for checkpoint in facts["checkpoints"]),
+        seed=facts.get("seed", 0),
+        extent=tuple((low, high) for low, high in facts["extent"]),
+        resolution=shape.pop() if len(shape) == 1 else tuple(facts["resolution"]),
+        tolerance=0.0 if ds.attrs["status"] == "dense" else facts["tolerance"],
+        batchnorm=facts["batchnorm"],
+    )
+
+
+def _spectrum_request_of(facts: dict[str, Any]) -> SpectrumRequest | None:
+    asked = facts.get("asked")
+    if not isinstance(asked, dict) or "point" in facts:
+        return None
+    known = {field.name for field in fields(SpectrumRequest)} - {"at"}
+    given = {name: tuple(value) if name == "matrices" else value for name, value in asked.items() if name in known}
+    return SpectrumRequest(**given)

@@ -1,0 +1,61 @@
+"""What one page asks for and what came of it: the part of the state that its job runs by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import param
+
+from landscape_app.entries import Entry, numbered
+from landscape_app.jobs import JobState, Snapshot
+
+
+class Task(param.Parameterized):
+    """Choices, a job and its result. Views read and write it; only the session changes its results, entries and job.
+
+    inputs: names of the parameters that are choices. kind: of its results, as an Entry has it.
+    """
+
+    inputs: tuple[str, ...] = ()
+    kind = ""
+
+    compute = param.Event(label="Compute")
+    cancel = param.Event(label="Cancel")
+
+    entries = param.Parameter(default=(), doc="Every result of the session, an Entry each, the oldest first.")
+    shown = param.Integer(default=0, doc="Number of the entry that `result` is of, 0 for none.")
+    recalled = param.Boolean(default=False, doc="Whether it was taken from the entries, not just computed.")
+    trouble = param.Parameter(default=("", ""), doc="Why the chosen problem cannot be used: (reason, details).")
+
+    result = param.Parameter(doc="The latest result, an xarray.Dataset, or None.")
+    computed = param.Parameter(doc="The request that `result` answers.")
+    job = param.Parameter(doc="Snapshot of the current or last job, or None before the first.")
+    stale = param.Boolean(default=False, doc="Whether the choices have changed since `result` was computed.")
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is queued, running or being cancelled."""
+        return isinstance(self.job, Snapshot) and not self.job.state.final
+
+    @property
+    def entry(self) -> Entry | None:
+        """The entry that is shown."""
+        return numbered(self.entries, self.shown)
+
+    @property
+    def answered(self) -> bool:
+        """Whether what is shown is the finished answer to the choices."""
+        job = self.entry.job if self.entry else None
+        return job is not None and job.state is JobState.DONE and self.computed is not None and not self.stale
+
+    def request(self) -> Any:
+        """What the choices ask for now."""
+        raise NotImplementedError
+
+    def keeper(self) -> dict[str, Any]:
+        """What its next job fills beside its results, as options of the request's `steps`."""
+        return {}
+
+    def restore(self, request: Any) -> bool:
+        """Choose again what a request asked for, as far as it is on offer; returns whether all of it is."""
+        raise NotImplementedError

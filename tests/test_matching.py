@@ -1,0 +1,161 @@
+"""Matching: planted symmetries are found, the ascent never falls, and networks become connected."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+import zoo
+from torch import nn
+
+from analysis import Checkpoint, LandscapeError, Problem
+from analysis.connectivity import find_symmetries, match_activations, match_weights
+from analysis.errors import SymmetryError
+from sample_checkpoints import load_digits, manifest, path
+from sample_checkpoints.models import build, mlp
+
+PLANTED = {
+    "residual mlp": (zoo.residual_mlp, lambda: zoo.vectors(width=10)),
+    "tied lm": (lambda: zoo.language_model(), lambda: (zoo.tokens(),)),
+    "resnet-20 option a": (zoo.resnet_a, lambda: (zoo.image(size=16, n=1),)),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted_elements_are_recovered_20_of_20(name):
+    build_model, inputs = PLANTED[name]
+    torch.manual_seed(0)
+    model = build_model().eval()
+    found = find_symmetries(model, inputs())
+    start = Checkpoint.of(model)
+    recovered = 0
+    for seed in range(20):
+        planted = found.random(seed).apply(start)
+        matching = match_weights(found, start, planted, seed=seed)
+        recovered += all(torch.equal(t, start.weights[k]) for k, t in matching.checkpoint.weights.items())
+        assert matching.converged
+    assert recovered == 20
+
+
+@cache
+def digits_pair(family, width_seeds=(0, 1), split="train"):
+    entry = manifest()["samples"][f"{family}-s0"]
+    data = load_digits()
+    xy = (data.x_train, data.y_train) if split == "train" else (data.x_test, data.y_test)
+    problem = Problem(build(entry["architecture"], entry["args"]), "cross_entropy", xy)
+    return problem, *(problem.checkpoint(path(f"{family}-s{s}")) for s in width_seeds)
+
+
+def test_one_hidden_layer_converges_in_one_sweep():
+    a, b = (Checkpoint.of(mlp([12, 40, 5], generator=torch.Generator().manual_seed(s))) for s in (0, 1))
+    found = find_symmetries(mlp([12, 40, 5]), (torch.randn(3, 12),))
+    matching = match_weights(found, a, b, starts=["identity"])
+    assert len(matching.history) == 2  # the start and one step; the second sweep finds nothing
+    assert matching.sweeps == 2
+    from scipy.optimize import linear_sum_assignment
+
+    w = [
+        (a.weights[n] @ b.weights[n].T if n != "fc2.weight" else a.weights[n].T @ b.weights[n])
+        for n in ("fc1.weight", "fc2.weight")
+    ]
+    similar = sum(w).double() + torch.outer(a.weights["fc1.bias"], b.weights["fc1.bias"])
+    assert np.array_equal(matching.permutation.indices["fc1.weight", 0], linear_sum_assignment(similar, True)[1])
+
+
+def test_the_objective_never_falls_and_is_the_inner_product():
+    problem, a, b = digits_pair("mlp128")
+    matching = match_weights(find_symmetries(problem), a, b, seed=3, restarts=2)
+    assert (np.diff(matching.history) > 0).all()
+    product = sum(float((a.weights[n].double() * t.double()).sum()) for n, t in matching.checkpoint.weights.items())
+    assert matching.objective == pytest.approx(product, rel=1e-12)
+    assert matching.objective == pytest.approx(matching.history[-1], rel=1e-9)
+
+
+def test_matching_keeps_the_function_and_its_arguments():
+    problem, a, b = digits_pair("resnet16")
+    digests = a.digest, b.digest
+    matching = match_weights(find_symmetries(problem), a, b)
+    frozen = problem.with_batchnorm("frozen")
+    assert frozen.measure(matching.checkpoint)["loss"][0] == pytest.approx(frozen.measure(b)["loss"][0], rel=1e-4)
+    assert (a.digest, b.digest) == digests
+    again = build("ResidualCNN", {"width": 16})
+    again.load_state_dict({**matching.checkpoint.weights, **matching.checkpoint.buffers})
+
+
+@pytest.mark.parametrize("method", ["weights", "activations"])
+def test_both_matchings_lower_the_middle_of_small_networks(method):
+    problem, a, b = digits_pair("mlp128")
+    found = find_symmetries(problem)
+    if method == "weights":
+        matching = match_weights(found, a, b, problem=problem)
+    else:
+        matching = match_activations(found, problem, a, b)
+        assert matching.left == ()
+    naive, matched = (_middle(problem, a, c) for c in (b, matching.checkpoint))
+    assert matched < 0.15 * naive
+
+
+def _middle(problem, a, b):
+    return problem.measure(Checkpoint(0.5 * (a.weights + b.weights), a.buffers, "middle"))["loss"][0]
+
+
+def test_activation_matching_recovers_a_planted_element():
+    problem, a, _ = digits_pair("mlp128")
+    found = find_symmetries(problem)
+    matching = match_activations(found, problem, a, found.random(3).apply(a))
+    moved = [float((t - a.weights[n]).norm()) for n, t in matching.checkpoint.weights.items()]
+    assert max(moved) < 1e-6  # units that never fire may stay exchanged: they are zero or alike
+
+
+def test_restarts_are_chosen_by_the_loss_half_way():
+    problem, a, b = digits_pair("mlp128")
+    found = find_symmetries(problem)
+    chosen = match_weights(found, a, b, restarts=3, problem=problem)
+    alone = [match_weights(found, a, b, starts=[start], problem=problem) for start in ("identity", "sorted")]
+    assert chosen.midpoint <= min(m.midpoint for m in alone) + 1e-9
+    assert chosen.midpoint == pytest.approx(_middle(problem, a, chosen.checkpoint), rel=1e-5)
+
+
+SCRIPT = """
+import json, sys, torch
+torch.set_num_threads(int(sys.argv[1]))
+import zoo
+from analysis import Checkpoint
+from analysis.connectivity import find_symmetries, match_weights
+models = []
+for seed in (0, 1):
+    torch.manual_seed(seed)
+    models.append(zoo.language_model(swiglu=True).eval())
+found = find_symmetries(models[0], (zoo.tokens(),))
+m = match_weights(found, *map(Checkpoint.of, models), seed=4, restarts=2)
+print(json.dumps([[list(p), i.tolist()] for p, i in sorted(m.permutation.indices.items())]))
+"""
+
+
+def test_the_same_seed_gives_the_same_permutation_in_any_process():
+    here = os.path.dirname(__file__)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([here, os.path.dirname(here)])}
+    env.pop("OMP_NUM_THREADS", None)
+    said = []
+    for threads, hash_seed in (("1", "1"), ("2", "77")):
+        run = [sys.executable, "-c", SCRIPT, threads]
+        out = subprocess.run(run, env={**env, "PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, check=True)
+        said.append(json.loads(out.stdout))
+    assert said[0] == said[1]
+
+
+def test_bad_arguments():
+    a = Checkpoint.of(mlp([4, 6, 2]))
+    found = find_symmetries(mlp([4, 6, 2]), (torch.randn(3, 4),))
+    with pytest.raises(LandscapeError, match="problem="):
+        match_weights(found, a, a, starts=["activations"])
+    with pytest.raises(LandscapeError, match="identity"):
+        match_weights(found, a, a, starts=["random"])
+    with pytest.raises(SymmetryError, match="another model"):
+        match_weights(found, a, Checkpoint.of(mlp([4, 8, 2])))
+    with pytest.raises(SymmetryError, match="lacks"):
+        match_weights(found, a, Checkpoint.of(nn.Linear(4, 2)))

@@ -1,0 +1,159 @@
+"""Permutation symmetries: found in networks of many kinds, and certified."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import zoo
+from torch import nn
+
+from analysis import Checkpoint, Problem
+from analysis.connectivity import find_symmetries, rules
+from analysis.errors import SymmetryError
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_symmetries_of_the_zoo_keep_the_function(name):
+    model, inputs, share = zoo.make(name)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    found = find_symmetries(model, inputs)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    if share is not None:
+        assert found.share >= share, found.table()
+        assert found.certificate.change <= 1e-10
+        assert found.certificate.control > 1e-6
+    # the certificate's claim, checked here anew: the module's own forward with a permuted state dict
+    model = model.double()
+    inputs = [t.double() if t.is_floating_point() else t for t in inputs]
+    first = _leaf(model(*inputs))
+    model.load_state_dict({**model.state_dict(), **found.random(7).tensors(model.state_dict())})
+    assert (_leaf(model(*inputs)) - first).abs().max() <= 1e-10 * first.abs().max()
+
+
+def _leaf(output):
+    return output if isinstance(output, torch.Tensor) else output[0]
+
+
+def log_factorial(n):
+    return math.lgamma(n + 1) / math.log(10)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("mlp", 2 * log_factorial(16)),
+        ("residual mlp", log_factorial(64) + 2 * log_factorial(128)),
+        # the stream, and each block with 4 heads of 4 + 4 entries and 32 hidden units
+        ("vit", log_factorial(16) + 2 * (log_factorial(4) + 8 * log_factorial(4) + log_factorial(32))),
+        # norms of queries and keys tie the entries of all heads: a direct product
+        ("vit, query norms", log_factorial(16) + 2 * (log_factorial(4) * 2 + 4 * log_factorial(4) + log_factorial(32))),
+        ("group norm", log_factorial(4) * 5 + log_factorial(12)),
+        ("group norm, grouped", 3 * log_factorial(2) + 4 * log_factorial(4) + log_factorial(6)),
+        ("softmax in groups", log_factorial(4) + 4 * log_factorial(3)),
+        ("experts", log_factorial(4) + log_factorial(5) + log_factorial(7)),
+        ("lstm", log_factorial(8) + log_factorial(6)),
+        ("sorting", log_factorial(8)),
+        ("linear", 0),
+    ],
+)
+def test_the_size_of_the_group(name, size):
+    model, inputs, _ = zoo.make(name)
+    assert find_symmetries(model, inputs).log10_size == pytest.approx(size)
+
+
+def test_what_is_fixed_is_named_with_the_operation():
+    model, inputs, _ = zoo.make("sorting")
+    found = find_symmetries(model, inputs)
+    assert found.unknown == {"sort": 1}
+    count, reason = found.pinned["a.weight", 0]
+    assert count == 9
+    assert reason.startswith("sort")
+    assert "no rule for sort" in found.table()
+    assert found.pinned["c.weight", 0] == (3, "the output")
+
+
+def test_a_module_that_cannot_be_traced_is_frozen_and_says_so():
+    model, inputs, _ = zoo.make("data dependent")
+    found = find_symmetries(model, inputs)
+    assert found.groups == ()
+    assert found.failure in found.table()
+    assert found.failure
+
+
+def test_parameters_that_the_inputs_do_not_reach_stay():
+    model, inputs, _ = zoo.make("char transformer")  # 5 of 8 positions are used
+    found = find_symmetries(model, inputs)
+    assert found.pinned["position.weight", 0][0] == 8
+
+
+def test_a_wrong_rule_is_an_error_that_names_the_group(monkeypatch):
+    monkeypatch.setitem(rules.RULES, "cumsum", lambda s, a, out: a["self"])
+    model, inputs, _ = zoo.make("cumulative")
+    with pytest.raises(SymmetryError, match=r"a\.weight\[0\]"):
+        find_symmetries(model, inputs)
+
+
+def test_a_permutation_outside_of_the_group_changes_the_outputs():
+    model, inputs, _ = zoo.make("vit")
+    found = find_symmetries(model, inputs)
+    with torch.no_grad():  # scales of 1 and biases of 0 would hide what is left out
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    element, state = found.random(1), model.state_dict()
+    for place in [p for p in element.moved if p[0].endswith("weight")]:
+        moved = element.without(place).tensors(state)
+        outputs = torch.func.functional_call(model, moved, inputs)
+        assert (outputs - model(*inputs)).abs().max() > 1e-5, place
+
+
+def test_constant_outputs_certify_nothing():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(SymmetryError, match="finite"):
+        find_symmetries(model, (torch.full((2, 4), float("nan")),))
+
+
+def test_permutations_form_a_group():
+    model, inputs, _ = zoo.make("vit")
+    found = find_symmetries(model, inputs)
+    p, q = found.random(1), found.random(2)
+    state = model.state_dict()
+    one_by_one = q.tensors(p.tensors(state))
+    assert all(torch.equal(t, one_by_one[k]) for k, t in p.then(q).tensors(state).items())
+    assert p.then(p.inverse()) == found.identity() != p
+    assert found.random(1) == p
+
+
+def test_a_permuted_checkpoint_loads_into_the_class():
+    model, inputs, _ = zoo.make("resnet option b")
+    problem = Problem(model, "cross_entropy", (inputs[0], torch.tensor([0, 1, 2])), batchnorm="frozen")
+    found = find_symmetries(problem)
+    start = problem.checkpoint()
+    moved = found.random().apply(start)
+    assert moved.digest != start.digest
+    assert start.digest == Checkpoint.of(model).digest
+    again, _, _ = zoo.make("resnet option b", seed=5)
+    again.load_state_dict({**moved.weights, **moved.buffers})
+    torch.testing.assert_close(again(*inputs), model(*inputs))
+    assert problem.measure(moved)["loss"][0] == pytest.approx(problem.measure(start)["loss"][0], rel=1e-5)
+
+
+def test_a_permutation_of_another_model_is_refused():
+    model, inputs, _ = zoo.make("mlp")
+    element = find_symmetries(model, inputs).random()
+    with pytest.raises(SymmetryError, match="another model"):
+        element.apply(Checkpoint.of(zoo.mlp([6, 8, 8, 3])))
+    with pytest.raises(SymmetryError, match="lacks"):
+        element.apply(Checkpoint.of(nn.Linear(6, 3)))
+
+
+def test_a_draw_is_uniform_within_heads():
+    model, inputs, _ = zoo.make("vit")
+    found = find_symmetries(model, inputs)
+    rows = np.stack([found.random(seed).indices["blocks.0.attention.qkv.weight", 0][:16] for seed in range(300)])
+    heads = rows.reshape(300, 4, 4) // 4
+    assert (heads == heads[:, :, :1]).all()
+    for entry in range(16):
+        counts = np.bincount(rows[:, entry], minlength=16)
+        assert counts.min() > 4
+        assert counts.max() < 45
