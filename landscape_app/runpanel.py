@@ -20,8 +20,8 @@ class RunPanel:
 
     def __init__(self, state: Task, say: Callable[[Any], words.Message]):
         self.state, self.say = state, say
-        self.compute = _button(state, "compute", "primary")
-        self.cancel = _button(state, "cancel", "default")
+        self.compute = _button("Compute", "primary", lambda _: setattr(state, "compute", True))
+        self.cancel = _button("Cancel", "default", lambda _: setattr(state, "cancel", True))
         self.headline = look.html()
         self.progress = look.html()
         self.trouble = look.html(visible=False)
@@ -36,9 +36,9 @@ class RunPanel:
         state = self.state
         said = self.say(state)
         failed = said.tone == "bad"
-        state.param.compute.label = "Compute again" if state.answered else "Compute"
+        self.compute.label = "Compute again" if state.answered else "Compute"
         self.compute.visible = not state.busy
-        self.compute[0].disabled = any(state.trouble)
+        self.compute.disabled = any(state.trouble)
         self.cancel.visible = state.busy
         badge = '<span class="badge">Choices changed since</span>' if state.stale and not state.busy else ""
         self.headline.object = (
@@ -64,6 +64,8 @@ class RunPanel:
         )
 
 
-def _button(state: Task, name: str, kind: str) -> pn.Param:
-    options = {"button_type": kind, "width": BUTTON_WIDTH - 12, "margin": (4, 12, 4, 0)}
-    return pn.Param(state, parameters=[name], widgets={name: options}, show_name=False, margin=0)
+def _button(label: str, color: str, does: Callable[[Any], None]) -> pn.widgets.Button:
+    """A button that sets an event. One bound to it would trigger every watcher of what follows, changed or not."""
+    made = pn.widgets.Button(label=label, color=color, width=BUTTON_WIDTH - 12, margin=(4, 12, 4, 0))
+    made.on_click(does)
+    return made

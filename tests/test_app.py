@@ -474,8 +474,13 @@ def test_one_button_at_a_time():
     state = State(FakeProject())
     panel = RunPanel(state, words.message)
     assert (panel.compute.visible, panel.cancel.visible) == (True, False)
+    asked = []
+    state.param.watch(lambda event: asked.append(event.name), ["compute", "cancel"])
+    panel.compute.clicks += 1
     state.job = Snapshot(JobState.RUNNING)
     assert (panel.compute.visible, panel.cancel.visible) == (False, True)
+    panel.cancel.clicks += 1
+    assert asked == ["compute", "cancel"]
     assert 'role="progressbar"' in panel.progress.object
     state.job = Snapshot(JobState.RUNNING, plane_result(status="running"), version=1, progress=0.5)
     assert 'aria-valuenow="50"' in panel.progress.object
@@ -1126,7 +1131,7 @@ def test_a_problem_that_cannot_be_made_is_said_in_the_page(fails):
     assert message.body == f"RuntimeError: {PAYLOAD}"
     assert text(PAYLOAD) in page.run_panel.trouble.object
     assert PAYLOAD not in everything_shown(page.view)
-    assert page.run_panel.compute[0].disabled
+    assert page.run_panel.compute.disabled
     state.problem = "good"
     assert words.message(state).title == "Ready"
     assert not page.run_panel.trouble.visible

@@ -246,6 +246,13 @@ def test_a_tap_chooses_the_nearest_eigenvalue_and_the_list_does_the_same(explore
 # ---- planes along eigenvectors ---------------------------------------------------------------------------
 
 
+def test_an_eigenvalue_and_its_name_in_the_list_do_not_call_each_other_for_ever(explorer):
+    task = computed(explorer)
+    task.chosen = (0, 1)
+    task.param.trigger("result")  # as a bound button does: every watcher is called, changed or not
+    assert task.chosen == task.pick == (0, 1)
+
+
 def test_the_plane_of_an_eigenvector_bends_as_its_eigenvalue_says_and_there_is_a_way_back(explorer):
     state, page = explorer.state, SurfacePage(explorer.state)
     task = computed(explorer)

@@ -153,6 +153,7 @@ def test_a_sample_is_computed_refined_cancelled_and_finished(page, tmp_path):
         page.get_by_role("button", name="Compute").click()
         page.get_by_text(re.compile(r"evaluations in .*s; ")).wait_for()
         assert page.get_by_text("Done", exact=True).is_visible()
+        assert not page.get_by_role("button", name="Back to the spectrum").is_visible()
         assert page.get_by_text("Choices changed since").count() == 0
         assert page.get_by_text("Random filter-normalised plane at mlp128-s0", exact=True).is_visible()
 

@@ -53,9 +53,7 @@ class SurfacePage:
             point_bar, self.radius_text, self.point_text, self.slice_box, self.promise_text, visible=False
         )
         self.origin_text = look.html()
-        self.origin = look.column(
-            self.origin_text, button("Back to the spectrum", state.back), kind="ls-origin", visible=False
-        )
+        self.origin = look.column(self.origin_text, button("Back to the spectrum", state.back), visible=False)
         self.run_panel = RunPanel(state, words.message)
         self.stack = look.stack(self.pair.pictures, self.veil)
         self.body = look.spread(
@@ -90,6 +88,7 @@ class SurfacePage:
         for name in ("palette", "show_contours", "relief"):
             self.look_controls.fields[name].visible = ds is None or plane
         self.origin.visible = ds is not None and picture.parabola(ds, "a") is not None
+        look.arrange(self.origin, *(["ls-origin"] if self.origin.visible else []))
         if self.origin.visible:
             self.origin_text.object = f'<p class="ls">{text(words.origin(ds))}</p>'
         look.arrange(self.body, "ls-spread" if state.beside is None else "ls-wide")

@@ -190,13 +190,15 @@ class Spectrum(Task):
 
     @param.depends("chosen", watch=True)
     def _say_which(self) -> None:
-        if (self.chosen or NONE) in list(self.param.pick.objects):
-            self.pick = self.chosen or NONE
+        pick = self.chosen or NONE
+        if pick != self.pick and pick in list(self.param.pick.objects):
+            self.pick = pick
         self._offer_second()
 
     @param.depends("pick", watch=True)
     def _choose(self) -> None:
-        self.chosen = self.pick or None
+        if self.chosen != (self.pick or None):
+            self.chosen = self.pick or None
 
     def _offer_second(self) -> None:
         parts, offered = self.parts, {"A random direction": RANDOM}
