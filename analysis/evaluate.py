@@ -110,14 +110,12 @@ class Evaluator:
         conduct = self.problem.conduct
         return not (conduct.needs_grad or conduct.changes_batches) and self.problem.seed is None
 
-    def trusted(self) -> bool:
-        """Whether the strategy in use gives the values of the plainest one, but for rounding."""
-        strategy, blocks = self.strategy, self._blocks
-        found = self.probe(3)
+    def trusted(self, strategy: Strategy, blocks: Blocks | None = None) -> bool:
+        """Whether a strategy, in use from then on, gives the values of the plainest one, but for rounding."""
         self.use(replace(strategy, points=1, reused=()), blocks)
-        plain = self.probe(3)
+        plain = self.probe(2)
         self.use(strategy, blocks)
-        return all(agree(a, b, self.problem) for a, b in zip(found, plain, strict=True))
+        return all(agree(a, b, self.problem) for a, b in zip(self.probe(2), plain, strict=True))
 
     def first_layers(self, blocks: Blocks) -> tuple[str, ...]:
         """Names of the layers that can be summed from products, as far as some blocks show."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 HELD_BYTES = 256 * 2**20
+COMPARED = 4096  # values of an input
 
 Blocks = dict[str, list[Any]]
 Key = tuple[str, int]  # a layer, and the frozen batch
@@ -49,7 +50,7 @@ class FirstLayers:
         if not names:
             return
 
-        def hold(name: str, layer: nn.Module, x: Tensor) -> None:
+        def hold(name: str, layer: nn.Module, x: Tensor, _: Tensor) -> None:
             key = name, id(replica.batch)
             if key in self._held:
                 return
@@ -90,16 +91,16 @@ class FirstLayers:
 def first_layers(replica: Replica, blocks: Blocks, places: Sequence[Tensor], parts: int) -> tuple[str, ...]:
     """Names of the linear layers whose first input is the same at each of some places in weight space.
 
-    Without those of which `parts` products, over all of the problem's samples, would take more than HELD_BYTES.
+    As far as a part of the input shows: a layer that is held looks at the whole each time. Without those of which
+    `parts` products, over all of the problem's samples, would take more than HELD_BYTES.
     """
     layers = {name: module for name, module in replica.model.named_modules() if _linear(module)}
     seen: list[dict[Key, Tensor]] = []
     costs: dict[str, float] = {}
 
-    def look(name: str, layer: nn.Module, x: Tensor) -> None:
-        kept = seen[-1].setdefault((name, id(replica.batch)), _kept(replica, x))
-        out = layer.forward(x)
-        own = 0 if _of_batch(replica, x) else kept.nbytes
+    def look(name: str, layer: nn.Module, x: Tensor, out: Tensor) -> None:
+        seen[-1].setdefault((name, id(replica.batch)), _some(x))
+        own = 0 if _of_batch(replica, x) else x.nbytes
         costs[name] = (parts * out.nbytes + own) / len(out) if out.dtype == replica.problem.dtype else torch.inf
 
     with _watched(layers, look):
@@ -112,7 +113,7 @@ def first_layers(replica: Replica, blocks: Blocks, places: Sequence[Tensor], par
     kept, room = [], HELD_BYTES / sum(part.n for part in (problem.data, *problem.also.values(), *calibration))
     for name in dict.fromkeys(key[0] for key in first):
         own = [(key, x) for key, x in first.items() if key[0] == name]
-        same = all(key in other and _same(other[key], x) for key, x in own for other in others)
+        same = all(key in other and torch.equal(other[key], x) for key, x in own for other in others)
         if same and costs[name] < room:
             room -= costs[name]
             kept.append(name)
@@ -120,10 +121,10 @@ def first_layers(replica: Replica, blocks: Blocks, places: Sequence[Tensor], par
 
 
 @contextmanager
-def _watched(layers: dict[str, nn.Module], call: Callable[[str, nn.Module, Tensor], None]) -> Iterator[None]:
-    """Layers whose name, self and input are told whenever they are called."""
+def _watched(layers: dict[str, nn.Module], call: Callable[[str, nn.Module, Tensor, Tensor], None]) -> Iterator[None]:
+    """Layers whose name, self, input and output are told whenever they have been called."""
     handles = [
-        layer.register_forward_pre_hook(lambda layer, args, name=name: call(name, layer, args[0]))
+        layer.register_forward_hook(lambda layer, args, out, name=name: call(name, layer, args[0], out))
         for name, layer in layers.items()
     ]
     try:
@@ -148,6 +149,11 @@ def _of_batch(replica: Replica, x: Tensor) -> bool:
 
 def _kept(replica: Replica, x: Tensor) -> Tensor:
     return x if _of_batch(replica, x) else x.clone()
+
+
+def _some(x: Tensor) -> Tensor:
+    """A copy of a few thousand of a tensor's values, from all over it."""
+    return x.flatten()[:: max(1, x.numel() // COMPARED)].clone()
 
 
 def _same(x: Tensor, seen: Tensor) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = {"cpu": 32 * 2**20, "cuda": 2**30}
 PROBE_SAMPLES = {"cpu": 4096, "cuda": 65536}
-LONG_PROBE_SECONDS = 0.3
+LONG_PROBE_SECONDS = 0.1
 CLEARLY = 0.95  # a way must be at least this much faster to be preferred
 POINTS_AT_ONCE = (8, 32, 128, 512)
 
@@ -124,8 +124,9 @@ def _seconds(evaluator: Evaluator, strategy: Strategy, blocks: Blocks) -> float:
     """Time of one point on some blocks, the better of two; infinite where the strategy fails."""
     best = np.inf
     try:
-        evaluator.use(strategy, blocks)
-        if (strategy.points > 1 or strategy.reused) and not evaluator.trusted():
+        if strategy.points == 1 and not strategy.reused:
+            evaluator.use(strategy, blocks)
+        elif not evaluator.trusted(strategy, blocks):
             return best
         for _ in range(2):
             start = time.perf_counter()

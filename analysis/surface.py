@@ -24,8 +24,9 @@ from .results import provenance
 from .subspace import Extent, Subspace
 
 COARSEST_CELLS = {1: 8, 2: 16}
-CHECKS = {1: 8, 2: 24}  # points off the grid at which the first level that may count as converged is checked
+CHECKS = {1: 9, 2: 30}  # points off the grid at which the first level that may count as converged is checked
 SAFETY = 2.5  # so many times the largest error found by checks is stated; see benchmarks/results/pictures-cpu.jsonl
+UNFORETOLD = 1.5  # times an error that no difference of splines foretold, errors may be anywhere
 SURE_LEVEL = 2  # nothing counts as converged before it: 33 nodes of a line, 17 x 17 of a plane
 
 
@@ -47,11 +48,12 @@ def surface(
     estimated error of the picture of the loss is within `tolerance`; where it does not get there, each point of
     the picture is evaluated, and the stated error is that of the rest.
 
-    The estimated error is `SAFETY` times the largest that checks off the grid find. Half of them lie where a quintic
-    spline of the same samples differs most from the cubic one, no two side by side: an error shows where the order
-    of the method matters (embedded methods: Hairer, Nørsett and Wanner, Solving Ordinary Differential Equations I,
-    section II.4). The others are Halton points, for what the nested grids miss together. Unchecked places are taken
-    to err in proportion to the difference of the splines. No error counts as less than a rounding of the loss.
+    The estimated error is `SAFETY` times the largest that checks off the grid find. A third of them lie where a
+    quintic spline of the same samples differs most from the cubic one, no two side by side: an error shows where the
+    order of the method matters (embedded methods: Hairer, Nørsett and Wanner, Solving Ordinary Differential Equations
+    I, section II.4); a third where the samples surprised the grid before, as kinks do; the others are Halton points,
+    for what the nested grids miss together. Unchecked places are taken to err in proportion to the difference of the
+    splines; where larger errors than it foretells are found, anywhere. No error counts as less than a rounding.
     Before the checks the largest disagreement of the newest level with the one before is stated.
     What is narrower than half the spacing and lower than about a twentieth of the range can slip through.
 
@@ -99,6 +101,8 @@ class _Surface:
     """One run: what has been sampled, and how wrong its picture may be.
 
     suspect: estimated error of the picture of the loss about each node of the next level that is not evaluated.
+    surprise: how far the level before was off at each node of the level. unforetold: the largest error that a check
+    has found of the level where the doubt foretold less.
     """
 
     def __init__(
@@ -117,6 +121,7 @@ class _Surface:
         self.picture, self.errors = self.drawing.picture, self.drawing.errors
         self.misses: dict[str, float] = {}  # the largest that checks have found of each metric
         self.eps = problem.eps
+        self.unforetold = 0.0
 
     def run(self, dense: bool, strategy: Strategy | None) -> Iterator[xr.Dataset]:
         self.evaluator = Evaluator(self.problem, self.subspace, strategy)
@@ -154,7 +159,10 @@ class _Surface:
             before, predicted = finer.known.copy(), {name: means.copy() for name, (means, _) in finer.rows.items()}
             yield from self._check(level, finer, new, predicted)
             if new.all():
-                yield from self._scatter(level, finer)
+                yield from self._scatter(level)
+            self._recheck(level, finer)
+            if new.all() and UNFORETOLD * self.unforetold > self.tolerance:
+                self.suspect[~finer.known] = np.maximum(self.suspect, UNFORETOLD * self.unforetold)[~finer.known]
             self._state(level, self.suspect)
             if self.suspect.max() <= self.tolerance:
                 yield self._dataset(level, self.evaluator.evaluations, "converged")
@@ -171,7 +179,8 @@ class _Surface:
                 # where a prediction failed, so did those beside it that are still believed
                 failed = SAFETY * self._missed(level, finer, predicted)["loss"] > self.tolerance
                 wanted = maximum_filter(failed, size=5) & ~finer.known
-            surprises.append(self._missed(level, finer, predicted)["loss"].max())
+            self.surprise = self._missed(level, finer, predicted)["loss"]
+            surprises.append(self.surprise.max())
             level, new = finer, finer.known & ~before
         here, there = self.drawing.shared(level)
         region[here] &= ~level.known[there]
@@ -205,9 +214,11 @@ class _Surface:
             failures = {}
             for method in candidates(true, measure.smooth):
                 predicted = method(coarse.nodes, coarse.rows[measure.name][0], fine.nodes)
-                failures[method] = float(disagreement(predicted, true, eps=self.eps).max())
-            best = min(failures, key=lambda method: failures[method] * (2 if method.log else 1))
-            self.errors[measure.name] = failures[best]
+                failures[method] = disagreement(predicted, true, eps=self.eps)
+            best = min(failures, key=lambda method: failures[method].max() * (2 if method.log else 1))
+            self.errors[measure.name] = float(failures[best].max())
+            if measure.name == "loss":
+                self.surprise = failures[best]
             if best == CUBIC and true.min() > 0 >= best(fine.nodes, true, self.picture.nodes).min():
                 best = CUBIC_LOG  # a positive loss stays positive
             self.drawing.methods[measure.name] = best
@@ -224,35 +235,49 @@ class _Surface:
         doubt = self._difference(level, "loss", rival, predicted["loss"]).clip(max=1)
         kinds = kind(predicted["loss"])
         torn = (maximum_filter(kinds, size=3) != minimum_filter(kinds, size=3)) & ~finer.known
-        doubt[finer.known | torn | (spread(new) == 0)] = 0
-        placed = peaks(doubt, min(CHECKS[len(self.extent)] // 2, -(-int(new.sum()) // 4)))
-        yield from self._fill(finer, placed, level)
+        surprise = spread(self.surprise).clip(max=1)
+        elsewhere = finer.known | torn | (spread(new) == 0)
+        surprise[elsewhere] = doubt[elsewhere] = 0
+        count = min(CHECKS[len(self.extent)] // 3, -(-int(new.sum()) // 8))
+        doubtful = peaks(doubt, count)
+        surprise[maximum_filter(doubtful, size=3)] = 0
+        surprising = peaks(surprise, count)
+        yield from self._fill(finer, doubtful | surprising, level)
         missed = self._missed(level, finer, predicted)
         self._note(missed)
         misses = missed["loss"]
-        finite = misses[placed & np.isfinite(misses)]
+        finite = misses[doubtful & np.isfinite(misses)]
         self.suspect = spread(np.where(level.known, 0, self.suspect))
         if finite.size:
             self.suspect = np.maximum(self.suspect, SAFETY * doubt * (finite.max() / doubt.max()))
-        self.suspect[placed] = SAFETY * misses[placed]
+        beyond = surprising & np.isfinite(misses) & (SAFETY * misses > maximum_filter(self.suspect, size=3))
+        self.unforetold = float(misses[beyond].max(initial=0))
+        self.suspect[doubtful | surprising] = SAFETY * misses[doubtful | surprising]
         self.suspect[torn] = np.inf  # no spline joins NaN and numbers
 
-    def _scatter(self, level: SampleGrid, finer: SampleGrid) -> Iterator[xr.Dataset]:
-        """Check a level's picture at Halton points too, and raise the errors about them to what is found."""
-        dims, count = len(self.extent), CHECKS[len(self.extent)] // 2
+    def _scatter(self, level: SampleGrid) -> Iterator[xr.Dataset]:
+        """Evaluate Halton points, to check the pictures of this level and of those after it."""
+        dims, count = len(self.extent), CHECKS[len(self.extent)] // 3
         low, high = np.array(self.extent).T
         points = low + (high - low) * qmc.Halton(dims, seed=0).random(count)
         found: Rows = {}
         for place, rows in self._look(points):
             store(found, count, place, rows)
             yield self._dataset(level, self.planned, "running")
-        missed = {}
+        self.scattered = points, found
+
+    def _recheck(self, level: SampleGrid, finer: SampleGrid) -> None:
+        """Raise the errors about the Halton points to what a level misses there."""
+        points, found = self.scattered
+        places, missed = (np.arange(len(points)),) * len(self.extent), {}
         for name, method in self.drawing.methods.items():
             every = method(level.nodes, level.rows[name][0], tuple(points.T))  # on the grid of all coordinates
-            missed[name] = self._difference(level, name, every[(np.arange(count),) * dims], found[name][0])
+            missed[name] = self._difference(level, name, every[places], found[name][0])
         self._note(missed)
         for point, miss in zip(points, missed["loss"], strict=True):
             near = np.ix_(*(np.abs(n - c) <= n[1] - n[0] for n, c in zip(finer.nodes, point, strict=True)))
+            if np.isfinite(miss) and SAFETY * miss > self.suspect[near].max():
+                self.unforetold = max(self.unforetold, miss)
             self.suspect[near] = np.maximum(self.suspect[near], SAFETY * miss)
 
     def _missed(self, level: SampleGrid, finer: SampleGrid, predicted: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

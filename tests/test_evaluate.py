@@ -168,9 +168,8 @@ def test_layers_whose_weights_the_model_changes_in_passing_are_not_trusted():
     for model, trusted in ((Rescaled(), False), (nn.Sequential(nn.Linear(6, 3)), True)):
         problem = Problem(model, "cross_entropy", classification())
         evaluator = Evaluator(problem, Plane.random(problem.checkpoint()))
-        evaluator.use(strategy(reused=found(problem)))
-        assert evaluator.strategy.reused
-        assert evaluator.trusted() == trusted
+        assert found(problem)
+        assert evaluator.trusted(strategy(reused=found(problem))) == trusted
         assert evaluator.strategy.reused
 
 
@@ -261,9 +260,9 @@ def test_batches_that_change_values_are_not_trusted():
             return y * (2.0 if torch._C._functorch.is_batchedtensor(y) else 1.0)
 
     problem = Problem(Coupled(), "cross_entropy", classification())
-    assert not Evaluator(problem, Plane.random(problem.checkpoint()), strategy(points=4)).trusted()
+    assert not Evaluator(problem, Plane.random(problem.checkpoint())).trusted(strategy(points=4))
     plain = mlp_problem()
-    assert Evaluator(plain, Plane.random(plain.checkpoint()), strategy(points=4)).trusted()
+    assert Evaluator(plain, Plane.random(plain.checkpoint())).trusted(strategy(points=4))
 
 
 # --- memory -----------------------------------------------------------------------------------------------------

@@ -409,9 +409,10 @@ def test_resume_tells_points_apart_at_any_scale(width):
     problem = mlp_problem(dtype=torch.float64)
     origin = problem.checkpoint()
     line = Line.along(origin, problem.gradient(origin) * (1.0 if width < 1 else 1e-9))
-    earlier = last(surface(problem, line, resolution=5, extent=(0.0, width)))
-    whole = last(surface(problem, line, resolution=9, extent=(0.0, width)))
-    resumed = last(surface(problem, line, resolution=9, extent=(0.0, width), resume=earlier))
+    options = {"extent": (0.0, width), "strategy": Strategy(None, torch.get_num_threads())}
+    earlier = last(surface(problem, line, resolution=5, **options))
+    whole = last(surface(problem, line, resolution=9, **options))
+    resumed = last(surface(problem, line, resolution=9, **options, resume=earlier))
     np.testing.assert_array_equal(resumed.loss, whole.loss)
 
 
