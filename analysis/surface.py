@@ -161,7 +161,7 @@ class _Surface:
             if new.all():
                 yield from self._scatter(level)
             self._recheck(level, finer)
-            if new.all() and UNFORETOLD * self.unforetold > self.tolerance:
+            if new.all():
                 self.suspect[~finer.known] = np.maximum(self.suspect, UNFORETOLD * self.unforetold)[~finer.known]
             self._state(level, self.suspect)
             if self.suspect.max() <= self.tolerance:

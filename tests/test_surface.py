@@ -252,6 +252,21 @@ def test_waves_that_vanish_at_every_node_are_found_between_them():
     assert ds.attrs["interpolation_error"] <= 0.01
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_the_stated_error_is_not_below_the_true_one_where_a_loss_has_kinks(seed):
+    g = np.random.default_rng(seed)
+    normals, places, heights = g.normal(size=(60, 2)), torch.tensor(g.uniform(-1, 1, 60)), g.normal(size=60)
+    normals = torch.tensor(normals / np.linalg.norm(normals, axis=1, keepdims=True))
+
+    def function(u, v):
+        distances = normals[:, 0] * u[..., None] + normals[:, 1] * v[..., None] - places
+        return 3 + u * u + 0.5 * v * v + 0.1 * (torch.tensor(heights) * distances.relu()).sum(-1)
+
+    problem, plane = drawn(function, dtype=torch.float64)
+    ds = last(surface(problem, plane))
+    assert true_error(ds, function) <= ds.attrs["interpolation_error"] <= 0.01
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_flat_loss_converges_to_its_rounding(dtype):
     problem, plane = drawn(lambda u, v: 2.3 + 1e-9 * torch.sin(1e4 * u + 3e3 * v), dtype=dtype)
