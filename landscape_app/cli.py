@@ -36,7 +36,7 @@ from analysis.directions import NORMALISATIONS
 from analysis.subspace import BASES, CENTRES, UNITS
 from landscape_app import projects
 from landscape_app.about import describe
-from landscape_app.request import Request
+from landscape_app.request import SLICES, Request
 from landscape_app.text import duration, number, percent
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -147,10 +147,11 @@ def _at_checkpoint(commands: Any, name: str, run: Callable, words: str) -> argpa
 
 def _surface(options: argparse.Namespace) -> int:
     project, problem = _opened(options.project)
+    kind = _slice(options.plane, options.checkpoint)
     request = Request(
         problem=problem,
-        slice=_slice(options.plane, options.checkpoint),
-        checkpoints=tuple(options.checkpoint) or project.checkpoint_names(problem)[-_fewest(options.plane) :],
+        slice=kind,
+        checkpoints=tuple(options.checkpoint) or SLICES[kind].usual(project.checkpoint_names(problem)),
         seed=options.seed[0],
         seeds=_seeds(options.seed, options.seeds),
         extent=_pairs(options.extent),
@@ -321,10 +322,6 @@ def _seeds(named: Sequence[int], count: int | None) -> tuple[int, ...]:
     if count < 2 or len(named) > 1:
         raise LandscapeError("--seeds takes a number of 2 or more, and --seed one number then: the first of the seeds.")
     return tuple(range(named[0], named[0] + count))
-
-
-def _fewest(plane: str) -> int:
-    return {"through": 2, "trajectory": 0}.get(plane, 1)  # the last 0 of a sequence are all of it
 
 
 def _pairs(extent: Sequence[float] | None) -> tuple[tuple[float, float], ...] | tuple[float, float] | None:

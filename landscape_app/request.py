@@ -45,6 +45,14 @@ class Slice:
         """Whether it goes through that many checkpoints."""
         return self.needs <= given and (bool(self.all_from) or given <= len(self.roles))
 
+    def usual(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The checkpoints of a problem that it goes through where none is chosen: the last ones.
+
+        A list of checkpoints is most often one run in the order of its steps, and its end is what was trained for; the
+        command line and the dashboard both ask here.
+        """
+        return tuple(names) if self.all_from else tuple(names[max(0, len(names) - self.needs) :])
+
     def seeded(self, given: int) -> bool:
         """Whether a seed matters, when that many checkpoints are given."""
         return self.random and given <= self.dims

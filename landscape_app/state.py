@@ -123,6 +123,7 @@ class State(Task):
         self._log_scales = {"loss": True}
         self._shown = 0  # before it changes
         self._metric = "loss"  # before it changes
+        self._slice = "random-plane"  # with checkpoints, the one before
         self._compared = (False, THE_SAME)  # compare and other, before they change
         self._subspace: tuple[object, ...] | None = None  # that `point` was chosen on
         names = list(project.problems)
@@ -184,9 +185,10 @@ class State(Task):
             "slice": self._slices(len(names)),
             "batchnorm": {BATCHNORM.get(policy, policy): policy for policy in policies},
         }
+        usual = self._usual(self.slice if self.slice in options["slice"].values() else "random-plane")
         fresh = {
-            "first": names[0],
-            "second": names[min(1, len(names) - 1)],
+            "first": usual.get("first", names[-1]),
+            "second": usual.get("second", names[-1]),
             "third": NO_CHECKPOINT,
             "slice": "random-plane",
             "batchnorm": problem.batchnorm if problem else self.batchnorm,
@@ -199,6 +201,19 @@ class State(Task):
         if self.result is None and problem:
             loss = problem.measures[0]
             self._offer_metrics({metric_label(loss.name, loss.long_name): loss.name})
+
+    def _usual(self, kind: str) -> dict[str, str]:
+        names = self.project.checkpoint_names(self.problem)
+        return dict(zip(("first", "second"), SLICES[kind].usual(names) if SLICES[kind].roles else (), strict=False))
+
+    @param.depends("slice", watch=True)
+    def _follow(self) -> None:
+        """Checkpoints that nobody chose are the usual ones of another slice too."""
+        if not self.roles:
+            return
+        before, self._slice = self._usual(self._slice), self.slice
+        if all(getattr(self, place) == name for place, name in before.items()):
+            self.param.update(**self._usual(self.slice))
 
     def _slices(self, checkpoints: int) -> dict[str, str]:
         here = self.along is not None and self.along.spectrum.problem == self.problem
@@ -312,7 +327,9 @@ class State(Task):
         if request.along is not None:
             self.along = request.along
         kind = SLICES[request.slice]
-        chosen = {"slice": request.slice, "resolution": request.resolution, "tolerance": request.tolerance}
+        if request.slice in list(self.param.slice.objects):
+            self.slice = request.slice  # before its checkpoints: see `_follow`
+        chosen = {"resolution": request.resolution, "tolerance": request.tolerance}
         if not kind.all_from:
             given = (*request.checkpoints, NO_CHECKPOINT)
             chosen |= dict(zip(("first", "second", "third")[: len(kind.roles)], given, strict=False))

@@ -287,20 +287,38 @@ def test_the_band_reaches_the_bottom_where_a_log_scale_has_no_place_for_its_lowe
 
 def test_a_request_holds_only_what_matters_for_its_slice():
     state = State(FakeProject())
-    assert state.request() == Request("digits", "random-plane", ("one",), batchnorm="none")
+    assert state.request() == Request("digits", "random-plane", ("three",), batchnorm="none")
     state.param.update(slice="plane", seed=3)
-    assert state.request().checkpoints == ("one", "two")
+    assert state.request().checkpoints == ("two", "three")
     assert state.request().seed == 3
-    state.third = "three"
-    assert state.request().checkpoints == ("one", "two", "three")
+    state.third = "one"
+    assert state.request().checkpoints == ("two", "three", "one")
     assert state.request().seed == 0  # no random direction is left
     state.param.update(slice="gradient", seed=3)
-    assert state.request() == Request("digits", "gradient", ("one",), batchnorm="none")
+    assert state.request() == Request("digits", "gradient", ("three",), batchnorm="none")
     state.slice = "trajectory"
     assert state.request().checkpoints == ("one", "two", "three")
     assert words.promise(state) == "the loss of digits on a trajectory plane through its 3 checkpoints"
     state.param.update(slice="line", fit_extent=False, extent_a=(-0.5, 1.5))
     assert state.request().extent == ((-0.5, 1.5),)
+
+
+def test_the_last_checkpoints_are_meant_until_others_are_chosen():
+    state = State(FakeProject())
+    for kind, expected in (
+        ("random-plane", ("three",)),
+        ("line", ("two", "three")),
+        ("plane", ("two", "three")),
+        ("trajectory", ("one", "two", "three")),
+        ("gradient", ("three",)),
+    ):
+        state.slice = kind
+        assert state.request().checkpoints == expected == SLICES[kind].usual(("one", "two", "three"))
+    state.first = "one"
+    for kind in ("trajectory", "line"):
+        state.slice = kind
+        assert state.first == "one"
+    assert SLICES["plane"].usual(("only",)) == ("only",)
 
 
 def test_a_result_is_stale_while_the_choices_differ_from_those_it_was_computed_for():
@@ -318,7 +336,7 @@ def test_a_result_is_stale_while_the_choices_differ_from_those_it_was_computed_f
 def test_another_problem_keeps_the_choices_that_it_has_too_although_widgets_listen():
     state = State(FakeProject())
     controls = SliceControls(state)
-    state.param.update(slice="plane", second="three")
+    state.param.update(slice="plane", first="one")
     state.problem = "letters"
     assert (state.first, state.second, state.third) == ("one", "three", "")
     assert state.slice == "plane"
@@ -639,7 +657,7 @@ def everything_shown(view):
 
 def test_names_and_messages_that_others_wrote_are_text_never_html():
     assert text(PAYLOAD) == "&lt;img src=x onerror=window.pwned=1&gt;"
-    state = State(FakeProject(problems=(PAYLOAD,), checkpoints=(PAYLOAD, "two")))
+    state = State(FakeProject(problems=(PAYLOAD,), checkpoints=("two", PAYLOAD)))
     page = SurfacePage(state)
     shown = [everything_shown(page.view)]  # the promise names the problem and the checkpoint
     ds = plane_result(names=(PAYLOAD, "two"), provenance=plane_result(names=(PAYLOAD, "two")).attrs["provenance"])
@@ -700,7 +718,8 @@ def test_the_explorer_takes_a_problem_and_checkpoints(project):
 
 def test_the_same_checkpoint_twice_is_an_error_in_words(project):
     explorer = Explorer(project)
-    explorer.state.param.update(slice="line", second="m0")
+    explorer.state.slice = "line"
+    explorer.state.second = explorer.state.first
     explorer.state.compute = True
     wait(explorer.session)
     assert explorer.state.job.state is JobState.FAILED
@@ -761,7 +780,9 @@ def test_what_was_computed_is_taken_from_the_list_and_computed_again_only_if_it_
 
 
 def test_a_result_is_shown_again_with_the_choices_that_made_it(project):
-    state, _ = computed(project, {"slice": "plane", "second": "m2", "third": "m1"}, {"slice": "line", "first": "m1"})
+    state, _ = computed(
+        project, {"slice": "plane", "first": "m0", "third": "m1"}, {"slice": "line", "first": "m1", "second": "m2"}
+    )
     assert picture.dims(state.result) == 1
     state.show = 1
     assert (state.show, state.shown, state.slice, state.first, state.second, state.third) == (
@@ -840,7 +861,7 @@ def test_a_file_of_another_project_is_shown_and_changes_no_choice(tmp_path):
     state.upload = ("../../x y.nc", file.read_bytes())
     assert state.refused == ("", "")
     assert (state.result is not None, state.computed, state.stale) == (True, None, False)
-    assert state.request() == Request("digits", "random-plane", ("one",), batchnorm="none")
+    assert state.request() == Request("digits", "random-plane", ("three",), batchnorm="none")
     session.poll()
 
 
