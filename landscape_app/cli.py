@@ -32,6 +32,7 @@ from analysis import (
 from analysis.curvature import Curvature, Eigenpairs, density, samples_by_class
 from analysis.curvature.operators import KINDS
 from analysis.curvature.sharpness import GEOMETRIES
+from analysis.directions import KINDS as KINDS_THAT_MOVE
 from analysis.directions import NORMALISATIONS
 from analysis.subspace import BASES, CENTRES, UNITS
 from landscape_app import projects
@@ -87,6 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     surface.add_argument(
         "--layers", nargs="+", metavar="PATTERN", help="parameters that random directions move, such as 'features.*'"
+    )
+    surface.add_argument(
+        "--include", nargs="+", choices=KINDS_THAT_MOVE, metavar="KIND",
+        help=f"what random directions move, of {', '.join(KINDS_THAT_MOVE)} (default: weight)",
+    )  # fmt: skip
+    surface.add_argument(
+        "--frozen", action="store_true", help="random directions move what the model does not train too"
     )
     surface.add_argument("--centre", choices=CENTRES, help="origin of a plane through three (default: the first)")
     surface.add_argument("--basis", choices=list(BASES), help="axes of a plane through three (default gram-schmidt)")
@@ -159,7 +167,9 @@ def _surface(options: argparse.Namespace) -> int:
         tolerance=0.0 if options.dense else options.tolerance,
         batchnorm=options.batchnorm,
         normalisation=options.normalisation,
+        include=tuple(options.include) if options.include else None,
         layers=tuple(options.layers) if options.layers else None,
+        frozen=options.frozen or None,
         centre=options.centre,
         basis=options.basis,
         units=options.units,

@@ -41,6 +41,11 @@ class Slice:
         """How many checkpoints it needs at least."""
         return self.all_from or len(self.roles) - self.optional
 
+    @property
+    def aimless(self) -> bool:
+        """Whether all of its directions are random."""
+        return self.options == RANDOM
+
     def takes(self, given: int) -> bool:
         """Whether it goes through that many checkpoints."""
         return self.needs <= given and (bool(self.all_from) or given <= len(self.roles))
@@ -58,7 +63,7 @@ class Slice:
         return self.random and given <= self.dims
 
 
-RANDOM = ("normalisation", "layers")
+RANDOM = ("normalisation", "include", "layers", "frozen")
 THROUGH = ("centre", "basis", "units")
 SLICES = {
     "random-plane": Slice(
@@ -95,8 +100,9 @@ class Request:
     checkpoints: names, in the order of the slice's roles. extent: (low, high) of each axis; None fits it to
     the checkpoints. tolerance: the interpolation error to stop at, as a fraction of the range; 0 evaluates each
     point. batchnorm: None keeps the problem's own policy. seeds: several instead of `seed`, for their mean and spread.
-    normalisation, layers: of random directions, see `directions.random_directions`. centre, basis, units: of a plane
-    through three checkpoints, see `Plane.through`. None is the usual. along: the eigenvectors of an eigenvector plane.
+    normalisation, include, layers, frozen: of random directions, see `directions.random_directions`. centre, basis,
+    units: of a plane through three checkpoints, see `Plane.through`. None is the usual. along: the eigenvectors of an
+    eigenvector plane.
     """
 
     problem: str
@@ -109,7 +115,9 @@ class Request:
     batchnorm: str | None = None
     seeds: tuple[int, ...] = ()
     normalisation: str | None = None
+    include: tuple[str, ...] | None = None
     layers: tuple[str, ...] | None = None
+    frozen: bool | None = None
     centre: str | None = None
     basis: str | None = None
     units: str | None = None
@@ -174,6 +182,21 @@ class Request:
         if self.batchnorm is not None and self.batchnorm != problem.batchnorm:
             problem = problem.with_batchnorm(self.batchnorm)
         return problem, [project.checkpoint(self.problem, name) for name in self.checkpoints]
+
+
+def directions(
+    normalisation: str = "filter",
+    include: Sequence[str] = ("weight",),
+    layers: Sequence[str] | None = None,
+    frozen: bool = False,
+) -> dict[str, Any]:
+    """Options of random directions as a Request has them: None for the usual."""
+    return {
+        "normalisation": None if normalisation == "filter" else normalisation,
+        "include": None if tuple(include) == ("weight",) else tuple(sorted(include)),
+        "layers": tuple(layers) if layers else None,
+        "frozen": frozen or None,
+    }
 
 
 def _count(kind: Slice) -> str:

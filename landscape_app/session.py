@@ -214,7 +214,7 @@ class Radius:
         self._job: Job | None = None
         self._asked: Radii | None = None
         self._timer: Any = None
-        self.state.param.watch(partial(session.do, self._start), ["show_radius", "point", "shown", "job"])
+        self.state.param.watch(partial(session.do, self._start), ["show_radius", "point", "shown", "job", "across"])
 
     def poll(self) -> None:
         with self.state.lock:
@@ -235,8 +235,8 @@ class Radius:
         if asked is None or state.radius is not None or (asked == self._asked and self._job is not None):
             return
         self._stop()
-        request, project = state.entry.request, state.project
-        self._asked, self._job = asked, self.session.runner.submit(lambda: _radii(request, project, asked.point))
+        project = state.project
+        self._asked, self._job = asked, self.session.runner.submit(lambda: _radii(asked.request, project, asked.point))
         self._timer = pn.state.add_periodic_callback(self.poll, POLL_MS)
 
     def _stop(self) -> None:

@@ -65,13 +65,14 @@ def promise(state: State) -> str:
     where = f"{'around' if len(kind.roles) == 1 else 'through'} {through}"
     if kind.along:
         where = f"along the {request.along.label}"
+    where += f" for each of {len(request.seeds)} seeds" if request.seeds else ""
     return f"the loss of {state.problem} on a {kind.label.lower().split(' through')[0]} {where}"
 
 
 def cost(state: State) -> str:
     """How much Compute will evaluate."""
     kind = SLICES[state.slice]
-    points = state.resolution**kind.dims
+    points = state.resolution**kind.dims * max(1, len(state.request().seeds))
     if any(state.trouble):
         return f"At most {points:,} points."
     samples = state.project.problems[state.problem].n
@@ -172,7 +173,7 @@ def comparison(state: State) -> str:
         said = f"A shows {a.title}, B shows {b.title}: different quantities, each on its own scale."
     if state.same_axes:
         return f"{said} They zoom together, and a point is chosen in both."
-    if picture.dims(state.result) == picture.dims(state.beside):
+    if picture.dims(state.drawn) == picture.dims(state.beside):
         return f"{said} Their axes differ, so each has its own range, and a point is chosen in A only."
     return f"{said} One is a line, the other a plane."
 
@@ -230,7 +231,10 @@ def caption(ds: xr.Dataset) -> tuple[str, str]:
     title = ds.attrs["title"]
     seed, batchnorm = facts.get("seed"), facts["batchnorm"]
     conditions = [facts["problem"], f"{facts['data']['samples']:,} samples"]
-    conditions += [f"seed {seed}"] if seed is not None else []
+    over = ds.attrs.get("over_seeds", "")
+    if isinstance(seed, list):
+        over = over or f"seeds {', '.join(map(str, seed))}"
+    conditions += [over or f"seed {seed}"] if seed is not None else []
     conditions += [f"BatchNorm statistics {BATCHNORM[batchnorm]}"] if batchnorm in BATCHNORM else []
     return title[:1].upper() + title[1:], " · ".join(conditions)
 
@@ -292,6 +296,8 @@ def radius(state: State) -> str:
         return ""
     if state.entry is None or state.entry.request is None:
         return "The softmax radius needs the model: it is known for what this session computes."
+    if state.alone is None:
+        return "The softmax radius is that of one seed: choose one over the picture."
     if state.radius_asked is None:
         return "" if picture.dims(state.result) == 1 or state.point else "Choose a point for its softmax radius."
     known = state.radius

@@ -15,10 +15,10 @@ from bokeh.events import Tap
 from conftest import PAYLOAD, FakeProject, line_result, plane_result
 from tornado.websocket import WebSocketClosedError
 
-from analysis import LandscapeError, Problem, Project, save
-from landscape_app import picture, relief, words
+from analysis import LandscapeError, Line, Problem, Project, over_seeds, save
+from landscape_app import picture, relief, seeds, words
 from landscape_app.app_hooks import worth_saying
-from landscape_app.controls import SliceControls
+from landscape_app.controls import DIRECTIONS, SliceControls
 from landscape_app.curve import Curve
 from landscape_app.entries import Entry
 from landscape_app.explorer import Explorer
@@ -914,6 +914,131 @@ def test_each_result_has_a_row_that_says_what_it_is():
     assert "<b>A</b>" in rows[2].said.object
     rows[2].remove.clicks += 1
     assert state.remove == 2  # for the session
+
+
+# ---- several seeds ---------------------------------------------------------------------------------------
+
+
+def over_three(project, kind):
+    explorer = Explorer(project)
+    state = explorer.state
+    state.param.update(slice=kind, resolution=51, seed=4, seeds=3)
+    state.compute = True
+    wait(explorer.session)
+    assert state.job.state is JobState.DONE, state.job.reason
+    return state, SurfacePage(state)
+
+
+def test_a_line_over_seeds_is_their_mean_with_a_band_of_their_spread(project):
+    state, page = over_three(project, "random-line")
+    ds, curve = state.result, page.pair.plot.curve
+    state.log_scale = False
+    assert state.request().seeds == (4, 5, 6)
+    assert state.computed == state.request()
+    np.testing.assert_allclose(curve.line.data["y"], ds["loss_mean"])
+    np.testing.assert_allclose(curve.line.data["high"] - curve.line.data["y"], ds["loss_std"])
+    np.testing.assert_allclose(curve.each.data["ys"], ds["loss"])
+    assert [item.visible for item in curve.items] == [True, True, False]
+    assert curve.figure.yaxis[0].axis_label == "Mean loss (cross entropy) [nats]"
+    assert "mean over the seeds 4, 5, 6; ± is their standard deviation" in page.findings.caption.object
+    assert page.look_controls.fields["across"].visible
+    state.across = 1
+    assert "seed 5" in page.findings.caption.object
+    np.testing.assert_allclose(curve.line.data["y"], ds["loss"][1])
+    assert (curve.each.data["ys"], curve.names.visible) == ([], False)
+    state.across = "spread"
+    np.testing.assert_allclose(curve.line.data["y"], ds["loss_std"])
+    assert curve.figure.yaxis[0].axis_label == "Spread of loss (cross entropy) [nats]"
+    np.testing.assert_array_equal(page.findings.download.callback().read()[:4], b"\x89HDF")
+
+
+def test_a_plane_over_seeds_shows_the_mean_the_spread_beside_it_and_each_seed(project):
+    state, page = over_three(project, "random-plane")
+    ds, heatmap = state.result, page.pair.plot.heatmap
+    np.testing.assert_allclose(heatmap.image.data["raw"][0], ds["loss_mean"], rtol=1e-6)
+    state.compare = True
+    assert (state.other_across, state.other_metric, state.same_quantity) == ("spread", "loss", False)
+    np.testing.assert_allclose(page.pair.beside.heatmap.image.data["raw"][0], ds["loss_std"], rtol=1e-6)
+    assert "A shows Mean loss (cross entropy) [nats], B shows Spread of loss" in page.pair.compared.object
+    state.other_across = 0
+    assert (state.other_metric, state.same_quantity, state.same_axes) == ("loss", True, True)
+    state.other_across = "mean"
+    assert state.other_metric == "accuracy" or len(picture.metrics(ds)) == 1
+    state.choose(0.2, 0.2)
+    assert state.place is None  # the points of three planes
+    state.across = 2
+    assert state.point is None  # its coordinates mean other weights
+    state.choose(0.2, 0.2)
+    assert (state.place.surface.seed, state.place.surface.seeds) == (6, ())
+    state.seeds = 1
+    assert state.stale
+    state.show = 1
+    assert (state.seeds, state.stale) == (3, False)
+
+
+def test_until_a_seed_is_finished_the_first_one_is_shown():
+    import torch
+
+    problem = Problem(torch.nn.Linear(3, 2), "mse", (torch.randn(9, 3), torch.randn(9, 2)))
+    make = lambda seed: Line.random(problem.checkpoint(), seed=seed)  # noqa: E731
+    results = list(over_seeds(problem, make, [1, 2], resolution=101, dense=True))
+    first = seeds.part(results[0], "mean")
+    assert "over" not in first["loss"].attrs
+    assert json.loads(first.attrs["provenance"])["seed"] == 1
+    half = next(ds for ds in results if list(ds["seed_status"].values) == ["dense", "running"])
+    part = seeds.part(half, "mean")
+    assert part.attrs["over_seeds"] == "mean over the seed 1 (of 2 asked for)"
+    assert np.isnan(part["loss_se"]).all()
+
+
+def test_directions_are_chosen_like_those_of_the_command_line(project):
+    state = State(project)
+    controls = SliceControls(state)
+    assert [name for name in DIRECTIONS if controls.fields[name].visible] == ["normalisation", "layers", "include"]
+    assert state.request().normalisation is None
+    state.param.update(normalisation="layer", include=["bias", "weight"])
+    request = state.request()
+    assert (request.normalisation, request.include, request.layers, request.frozen) == (
+        "layer", ("bias", "weight"), None, None,
+    )  # fmt: skip
+    state.slice = "plane"
+    assert state.request().normalisation is None
+    assert controls.directions.visible  # for the number of seeds
+    assert not controls.fields["normalisation"].visible
+    state.slice = "gradient"
+    assert not controls.directions.visible
+
+
+def test_layers_and_frozen_parameters_are_offered_where_there_are_some():
+    import torch
+
+    frozen = torch.nn.Linear(3, 3).requires_grad_(False)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), frozen, torch.nn.Linear(3, 2))
+    data = (torch.randn(8, 3), torch.randint(0, 2, (8,)))
+    state, _ = computed(
+        Project(Problem(model, "cross_entropy", data, name="p")),
+        {"slice": "random-line", "layers": ["2"], "frozen": True, "seed": 1},
+    )
+    assert SliceControls(state).fields["layers"].visible
+    assert SliceControls(state).fields["frozen"].visible
+    facts = json.loads(state.result.attrs["provenance"])
+    assert (facts["layers"], facts["frozen"]) == (["2"], True)
+    assert state.computed == state.request()
+
+
+def test_a_file_with_options_of_the_command_line_restores_them(project, tmp_path):
+    request = Request(
+        "small", "random-line", ("m1",), seeds=(3, 4), resolution=51, tolerance=0.0, normalisation="weight",
+        include=("bias", "weight"), layers=("weigh*", "bias"), extent=((-0.5, 0.5),),
+    )  # fmt: skip
+    *_, ds = request.steps(project)
+    state = Explorer(project).state
+    state.upload = ("mine.nc", save(ds, tmp_path / "x.nc").read_bytes())
+    assert state.refused == ("", "")
+    assert (state.normalisation, state.include, state.layers, state.seeds) == (
+        "weight", ["bias", "weight"], ["weigh*", "bias"], 2,
+    )  # fmt: skip
+    assert state.computed == state.request() == replace(request, seed=3, batchnorm="none")
 
 
 # ---- two pictures ----------------------------------------------------------------------------------------

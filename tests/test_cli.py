@@ -192,6 +192,9 @@ def test_options_of_random_directions_and_of_planes_through_three(capsys, projec
     assert run(capsys, "surface", project, *small, "--normalisation", "layer", "--layers", "weight")[0] == 0
     facts = provenance(load(out))
     assert (facts["normalisation"], facts["layers"]) == ("layer", ["weight"])
+    assert run(capsys, "surface", project, *small, "--include", "weight", "bias", "--frozen")[0] == 0
+    facts = provenance(load(out))
+    assert (facts["include"], facts["frozen"]) == (["bias", "weight"], True)
     three = ["--plane", "through", *(w for n in ("before", "start", "end") for w in ("--checkpoint", n))]
     assert run(capsys, "surface", project, *small, *three, "--basis", "affine", "--centre", "mean")[0] == 0
     ds = load(out)
@@ -200,7 +203,7 @@ def test_options_of_random_directions_and_of_planes_through_three(capsys, projec
     assert ds.marker_b.values == pytest.approx([-1, 0, 1], abs=1e-5)
     for options, words in [
         ([*three, "--layers", "weight"], "no option layers; it takes centre, basis, units"),
-        (["--basis", "svd"], "no option basis; it takes normalisation, layers"),
+        (["--basis", "svd"], "no option basis; it takes normalisation, include, layers, frozen"),
         ([*three, "--seeds", "2"], "has no random direction"),
         (["--plane", "gradient", "--seeds", "2"], "has no random direction"),
         (["--layers", "conv.*"], "'conv.*' matches no parameter"),
