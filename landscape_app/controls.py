@@ -8,10 +8,11 @@ from typing import Any
 import panel as pn
 from bokeh.models import CustomJSTickFormatter
 
-from landscape_app import look
+from landscape_app import look, words
 from landscape_app.request import SLICES
 from landscape_app.state import State
 from landscape_app.task import Task
+from landscape_app.text import text
 
 BLANK = "return tick == null ? '' : String(tick);"  # else a number that is not there is written 0.0
 PLACES = ("first", "second", "third")
@@ -27,13 +28,24 @@ class SliceControls:
         shown = ("problem", "slice", *PLACES, "seed", "batchnorm")
         self.fields = {name: field(state, name) for name in (*shown, "seeds", *DIRECTIONS, *precision)}
         self.directions = look.fold("Directions", *(self.fields[name] for name in ("seeds", *DIRECTIONS)))
+        self.unlike = look.html(visible=False)
         self.view = look.column(
+            self.unlike,
             *(self.fields[name] for name in shown),
             self.directions,
             look.fold("Extent and precision", *(self.fields[name] for name in precision)),
         )
         state.param.watch(self._arrange, ["problem", "slice", "third", "seeds", "fit_extent", "along"])
+        state.param.watch(self._say_unlike, ["foreign", "shown"])
         self._arrange()
+
+    def _say_unlike(self, *_: Any) -> None:
+        self.unlike.visible = self.state.foreign is not None
+        if self.unlike.visible:
+            said, why = map(text, words.unlike(self.state))
+            self.unlike.object = (
+                f'<div class="ls alert warn" role="status"><p>{said}</p><p class="quiet">{why}</p></div>'
+            )
 
     def _arrange(self, *_: Any) -> None:
         """Show the choices that matter for this slice, called by their role in it."""
@@ -64,12 +76,12 @@ class PictureControls:
         self.fields = {
             "metric": field(state, "metric", width=200),
             "across": field(state, "across", width=110),
-            "palette": field(state, "palette", width=110),
-            "log_scale": field(state, "log_scale", width=118),
-            "show_contours": field(state, "show_contours", width=102),
-            "show_samples": field(state, "show_samples", width=172),
-            "relief": field(state, "relief", width=64),
-            "compare": field(state, "compare", width=106),
+            "palette": field(state, "palette", width=100),
+            "log_scale": field(state, "log_scale", width=112),
+            "show_contours": field(state, "show_contours", width=92),
+            "show_samples": field(state, "show_samples", width=150),
+            "relief": field(state, "relief", width=56),
+            "compare": field(state, "compare", width=94),
         }
         self.view = look.bar(*self.fields.values())
 

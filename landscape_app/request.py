@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -182,6 +183,20 @@ class Request:
         if self.batchnorm is not None and self.batchnorm != problem.batchnorm:
             problem = problem.with_batchnorm(self.batchnorm)
         return problem, [project.checkpoint(self.problem, name) for name in self.checkpoints]
+
+
+def going_on(request: Request, project: Any, earlier: xr.Dataset) -> Generator[xr.Dataset, None, None]:
+    """The results of a request from what an earlier one evaluated on, never with less; anew where that does not fit."""
+    steps = request.steps(project, resume=earlier)
+    try:
+        first = next(steps)
+    except LandscapeError:  # a file of other data or weights; what else is wrong is raised again
+        yield from request.steps(project)
+        return
+    with closing(steps):
+        for ds in itertools.chain([first], steps):
+            behind = ds.attrs["status"] == "running" and ds.sizes["sample"] < earlier.sizes["sample"]
+            yield earlier if behind else ds
 
 
 def directions(

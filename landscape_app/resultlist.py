@@ -49,10 +49,13 @@ class ResultList:
         self.empty.visible = not kept
 
     def _send(self, *_: object) -> None:
-        """The state has the bytes of a file; only its widget knows the name."""
+        """The state has the bytes of a file; only its widget knows the name.
+
+        It is opened after this event: the widget takes no other file before its watchers have returned.
+        """
         if self.state.file:
             sent = (self.file[0].filename or "file", self.state.file)
-            self.state.param.update(upload=sent, file=None)
+            pn.state.execute(lambda: self.state.param.update(upload=sent, file=None), schedule=True)
 
     def _say_refused(self, *_: object) -> None:
         reason, details = self.state.refused

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import param
 
 from analysis.weights import Structure
-from landscape_app.entries import numbered
+from landscape_app.entries import Entry, numbered, unfinished
 from landscape_app.picture import (
     Metric,
     alike,
@@ -36,7 +36,6 @@ from landscape_app.text import explain
 NO_CHECKPOINT = ""
 THE_SAME = 0
 EXTENT_LIMIT = 3.0
-MOST_SEEDS = 100
 PALETTES = {"Viridis": "viridis", "Cividis": "cividis", "Magma": "magma"}
 TOLERANCES = {
     "0.3 % of the range": 0.003,
@@ -51,7 +50,7 @@ BATCHNORM = {
 }
 
 
-NORMALISATION = {"Each filter": "filter", "Each layer": "layer", "Each weight": "weight"}
+NORMALISATION = {"By filter": "filter", "By layer": "layer", "By weight": "weight"}
 KINDS = {"Weights": "weight", "Biases": "bias", "Scales and shifts of normalisation": "norm"}
 
 INPUTS = (
@@ -83,8 +82,8 @@ class State(Task):
     second = param.Selector(label="Second")
     third = param.Selector(label="Third")
     seed = param.Integer(default=0, bounds=(0, None), label="Seed of the directions")
-    seeds = param.Integer(default=1, bounds=(1, MOST_SEEDS), label="Number of seeds")
-    normalisation = param.Selector(default="filter", objects=NORMALISATION, label="As long as the weights of")
+    seeds = param.Integer(default=1, bounds=(1, None), label="Number of seeds")
+    normalisation = param.Selector(default="filter", objects=NORMALISATION, label="Normalisation")
     layers = param.ListSelector(default=[], objects=[], label="Layers that move (none: all)")
     include = param.ListSelector(default=["weight"], objects={"Weights": "weight"}, label="Parameters that move")
     frozen = param.Boolean(default=False, label="Frozen parameters move too")
@@ -261,9 +260,22 @@ class State(Task):
         self.param.slice.objects = offered
         self.slice = kept
 
-    @param.depends(*INPUTS, "along", "computed", watch=True)
+    @property
+    def earlier(self) -> Entry | None:
+        return unfinished(self.entries, self.request())
+
+    def lacks(self, request: Request | None) -> tuple[str, ...] | None:
+        if request is None:
+            return ()
+        if request.problem != self.problem:
+            return ("problem",)
+        ours = self.request()
+        return tuple(f.name for f in fields(Request) if getattr(ours, f.name) != getattr(request, f.name)) or None
+
+    @param.depends(*INPUTS, "along", "computed", "foreign", watch=True)
     def _compare(self) -> None:
-        self.stale = self.computed is not None and self.request() != self.computed
+        changed = self.computed is not None and self.request() != self.computed
+        self.stale = self.foreign is not None or changed
 
     @property
     def drawn(self) -> Any:
@@ -406,7 +418,7 @@ class State(Task):
         offered = {name: value for name, value in chosen.items() if value in list(self.param[name].objects)}
         offered["fit_extent"] = request.extent is None
         if kind.seeded(len(request.checkpoints)):
-            offered |= {"seed": request.seed, "seeds": max(1, min(len(request.seeds), MOST_SEEDS))}
+            offered |= {"seed": request.seed, "seeds": max(1, len(request.seeds))}
         if kind.aimless:
             offered |= self._restored_directions(request)
         self.param.update(**offered)

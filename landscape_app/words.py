@@ -17,6 +17,7 @@ from landscape_app.state import State
 from landscape_app.text import coordinate, duration, number, percent
 
 ON_SLICE = 1e-3
+UNLIKE = "The choices below do not describe this picture."
 ONE_OF = {"checkpoints": "checkpoint", "axes": "axis"}
 BATCHNORM = {
     "recalibrated": "recalibrated at each point",
@@ -67,6 +68,29 @@ def promise(state: State) -> str:
         where = f"along the {request.along.label}"
     where += f" for each of {len(request.seeds)} seeds" if request.seeds else ""
     return f"the loss of {state.problem} on a {kind.label.lower().split(' through')[0]} {where}"
+
+
+def unlike(state: State) -> tuple[str, str]:
+    """Whose picture is shown where the choices cannot say it: (that, and what they lack)."""
+    request = state.entry.request if state.entry else None
+    if request is None or not state.foreign:
+        return UNLIKE, "It was made in a way that they do not offer. Compute draws what they say instead."
+    names = ", ".join(request.checkpoints)
+    axes = request.resolution if isinstance(request.resolution, tuple) else (request.resolution,)
+    said = {
+        "problem": f"the model and data “{request.problem}”",
+        "slice": f"a {SLICES[request.slice].label.lower()}",
+        "checkpoints": f"the checkpoint{'' if len(request.checkpoints) == 1 else 's'} {names}",
+        "extent": "its extent",
+        "resolution": f"{' × '.join(map(str, axes))} points{' along each axis' if len(axes) == 1 else ''}",
+        "tolerance": f"an interpolation error of {percent(request.tolerance)}",
+        "batchnorm": f"BatchNorm statistics {BATCHNORM.get(str(request.batchnorm), request.batchnorm)}",
+        **dict.fromkeys(("seed", "seeds"), f"the seeds {', '.join(map(str, request.seeds or (request.seed,)))}"),
+        **dict.fromkeys(("normalisation", "include", "layers", "frozen"), "its random directions"),
+        **dict.fromkeys(("centre", "basis", "units"), "its centre, basis or units"),
+    }
+    lacking = dict.fromkeys(said.get(name, name) for name in state.foreign)
+    return UNLIKE, f"They cannot say {'; '.join(lacking)}. Compute draws what they say instead."
 
 
 def cost(state: State) -> str:

@@ -860,7 +860,7 @@ def test_a_file_of_another_project_is_shown_and_changes_no_choice(tmp_path):
     file = save(plane_result(), tmp_path / "x.nc")
     state.upload = ("../../x y.nc", file.read_bytes())
     assert state.refused == ("", "")
-    assert (state.result is not None, state.computed, state.stale) == (True, None, False)
+    assert (state.result is not None, state.computed, state.stale) == (True, None, True)
     assert state.request() == Request("digits", "random-plane", ("three",), batchnorm="none")
     session.poll()
 
@@ -914,6 +914,111 @@ def test_each_result_has_a_row_that_says_what_it_is():
     assert "<b>A</b>" in rows[2].said.object
     rows[2].remove.clicks += 1
     assert state.remove == 2  # for the session
+
+
+def cancelled(session, monkeypatch):
+    """Compute until something is evaluated, wait there, and cancel."""
+    real = Request.steps
+
+    def waiting(request, project):
+        for ds in real(request, project):
+            yield ds
+            while ds.sizes["sample"] >= 100:
+                time.sleep(0.01)
+                yield ds
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Request, "steps", waiting)
+        session.state.compute = True
+        while session.state.result is None or session.state.result.sizes["sample"] < 100:
+            session.poll()
+        session.state.cancel = True
+        wait(session)
+    assert session.state.job.state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_compute_goes_on_from_what_was_cancelled(project, monkeypatch, count):
+    from analysis.evaluate import Evaluator
+
+    explorer = Explorer(project)
+    state, session = explorer.state, explorer.session
+    panel = RunPanel(state, words.message)
+    state.param.update(resolution=51, tolerance=0.0, seeds=count)
+    cancelled(session, monkeypatch)
+    kept = state.result.sizes["sample"]
+    assert panel.compute.label == "Continue"
+    state.seed = 5
+    assert panel.compute.label == "Compute"
+    state.seed = 0
+    counts, original = [], Evaluator.chunks
+    monkeypatch.setattr(
+        Evaluator, "chunks", lambda self, points: (counts.append(len(points)), original(self, points))[1]
+    )
+    sizes = []
+    state.param.watch(lambda event: sizes.append(event.new.sizes["sample"]), "result")
+    state.compute = True
+    wait(session)
+    assert state.job.state is JobState.DONE
+    assert sum(counts) == count * 51**2 - kept
+    assert min(sizes) >= kept
+    assert ([e.number for e in state.entries], panel.compute.label) == ([1], "Compute again")
+
+
+def test_an_unfinished_file_is_gone_on_from_where_it_fits_and_else_computed_anew(project, tmp_path):
+    request = Request("small", "random-line", ("m1",), extent=((-1.0, 1.0),), batchnorm="none")
+    steps = request.steps(project)
+    part = next(ds for ds in steps if ds.sizes["sample"])
+    steps.close()
+    content = save(part, tmp_path / "x.nc").read_bytes()
+    explorer = Explorer(project)
+    state = explorer.state
+    state.upload = ("mine.nc", content)
+    state.compute = True
+    wait(explorer.session)
+    assert (state.job.state, [e.file for e in state.entries]) == (JobState.DONE, ["mine.nc", ""])
+    facts = json.loads(part.attrs["provenance"])
+    facts["data"]["sha256"] = "0" * 64
+    other = Explorer(project)
+    file = save(part.assign_attrs(provenance=json.dumps(facts)), tmp_path / "y.nc")
+    other.state.upload = ("other.nc", file.read_bytes())
+    other.state.compute = True
+    wait(other.session)
+    assert other.state.job.state is JobState.DONE
+
+
+def test_a_picture_that_the_choices_cannot_say_is_marked_until_they_are_computed(project, tmp_path):
+    request = Request("small", "random-line", ("m1",), seeds=(7, 3), resolution=9, tolerance=0.0, batchnorm="none")
+    *_, ds = request.steps(project)
+    explorer = Explorer(project)
+    state = explorer.state
+    page, controls = SurfacePage(state), SliceControls(state)
+    assert not controls.unlike.visible
+    state.upload = ("mine.nc", save(ds, tmp_path / "x.nc").read_bytes())
+    assert (state.stale, state.foreign) == (True, ("resolution", "seeds"))
+    assert "Not of these choices" in page.run_panel.headline.object
+    assert "The choices below do not describe this picture." in controls.unlike.object
+    assert "They cannot say 9 points along each axis; the seeds 7, 3." in controls.unlike.object
+    state.param.update(resolution=51, seeds=1)
+    assert controls.unlike.visible
+    state.compute = True
+    wait(explorer.session)
+    assert (state.stale, controls.unlike.visible) == (False, False)
+    state.show = 1
+    assert controls.unlike.visible
+    state.remove = 1
+    assert (state.shown, controls.unlike.visible) == (2, False)
+
+
+def test_a_refused_file_is_no_longer_said_once_something_succeeds(project):
+    explorer = Explorer(project)
+    state = explorer.state
+    state.upload = ("bad.nc", b"nothing")
+    assert state.refused[0]
+    state.param.update(slice="random-line", resolution=51)
+    state.compute = True
+    wait(explorer.session)
+    assert state.refused == ("", "")
 
 
 # ---- several seeds ---------------------------------------------------------------------------------------
