@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
@@ -181,8 +182,10 @@ def _surface(options: argparse.Namespace) -> int:
 
 def _said_of_surface(result: xr.Dataset) -> str:
     facts, loss = result.attrs, result["loss"]
-    error = f", interpolation error {percent(facts['interpolation_error'])}" if facts["status"] != "dense" else ""
-    spent = f"{facts['evaluations']:,} evaluations in {duration(facts['elapsed_s'])}{error}"
+    error = facts["interpolation_error"]
+    known = percent(error) if np.isfinite(error) else "not known yet"
+    said = f", interpolation error {known}" if facts["status"] != "dense" else ""
+    spent = f"{facts['evaluations']:,} evaluations in {duration(facts['elapsed_s'])}{said}"
     return f"{facts['title']}; {spent}; loss {number(loss.min())} to {number(loss.max())}"
 
 

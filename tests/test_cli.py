@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from analysis import load
-from landscape_app import cli
+from landscape_app import __main__, cli
 from landscape_app.projects import VARIABLE
 
 PROJECT = """
@@ -120,7 +120,27 @@ def test_an_interrupted_surface_is_saved_as_far_as_it_got(capsys, monkeypatch, p
     status, said, _ = run(capsys, "surface", project, "--out", out)
     assert status == 130
     assert said.startswith("Interrupted")
+    assert "interpolation error not known yet; loss" in said
     assert load(out).attrs["status"] == "running"
+
+
+def test_ctrl_c_while_it_imports_ends_it_quietly(capsys, monkeypatch):
+    class Interrupting:
+        def find_spec(self, name, *_):
+            if name == "landscape_app.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "landscape_app.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    assert __main__.main() == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_checkpoints_in_a_folder_are_named_in_numeric_order(capsys, tmp_path):
+    for step in (100, 20, 3):
+        torch.save(torch.nn.Linear(3, 2).state_dict(), tmp_path / f"step-{step}.pt")
+    status, _, err = run(capsys, "info", tmp_path)
+    assert (status, "'step-3.pt', 'step-20.pt', 'step-100.pt'" in err) == (2, True)
 
 
 def test_an_interrupted_surface_is_continued(capsys, monkeypatch, project, tmp_path):
