@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import panel as pn
+import param
 from bokeh.models import CustomJSTickFormatter
 
 from landscape_app import look, words
@@ -79,8 +80,8 @@ class PictureControls:
             "palette": field(state, "palette", width=100),
             "log_scale": field(state, "log_scale", width=112),
             "show_contours": field(state, "show_contours", width=92),
-            "show_samples": field(state, "show_samples", width=150),
-            "relief": field(state, "relief", width=56),
+            "show_samples": field(state, "show_samples", width=172),
+            "relief": field(state, "relief", width=64),
             "compare": field(state, "compare", width=94),
         }
         self.view = look.bar(*self.fields.values())
@@ -130,7 +131,7 @@ class PointControls:
 def field(state: Task, name: str, width: int | None = None, **options: Any) -> pn.Param:
     """The widget of one parameter, as wide as its place or `width` pixels."""
     size: dict[str, Any] = {"sizing_mode": "stretch_width"} if width is None else {"width": width}
-    return pn.Param(
+    made = pn.Param(
         state,
         parameters=[name],
         widgets={name: {"margin": (6, 0), **size, **options}},
@@ -138,6 +139,15 @@ def field(state: Task, name: str, width: int | None = None, **options: Any) -> p
         margin=0,
         **size,
     )
+    if isinstance(state.param[name], param.Selector):
+        state.param.watch(lambda _: _say_anew(made[0]), name, what="objects")
+    return made
+
+
+def _say_anew(choice: pn.widgets.Select) -> None:
+    """The browser knows a value by its label, and is told of another label only with a value."""
+    if choice.value in list(choice.options.values() if isinstance(choice.options, dict) else choice.options):
+        choice.param.trigger("value")
 
 
 def button(label: str, does: Callable[[], None]) -> pn.widgets.Button:

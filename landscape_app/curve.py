@@ -146,8 +146,8 @@ class Curve:
         plotting.fit(plot.x_range, *picture.extent(ds, "t"))
         plotting.fit(plot.y_range, scale.low - margin, scale.high + 2 * margin)
         plot.yaxis[0].ticker.ticks = scale.positions
-        plot.yaxis[0].update(major_label_overrides=scale.labels, axis_label=metric.title)
-        plot.xaxis[0].axis_label = picture.axis_label(ds, "t")
+        plot.yaxis[0].update(major_label_overrides=scale.labels, axis_label=plotting.wrapped(metric.title))
+        plot.xaxis[0].axis_label = plotting.wrapped(picture.axis_label(ds, "t"))
 
     def _draw_points(self, ds: xr.Dataset, metric: picture.Metric, scale: Scale, at_ends: np.ndarray) -> None:
         t = ds["sample_t"].values

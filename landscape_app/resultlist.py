@@ -55,7 +55,12 @@ class ResultList:
         """
         if self.state.file:
             sent = (self.file[0].filename or "file", self.state.file)
-            pn.state.execute(lambda: self.state.param.update(upload=sent, file=None), schedule=True)
+            self.state.file = None
+            pn.state.execute(lambda: self._pass_on(sent), schedule=True)
+
+    def _pass_on(self, sent: tuple[str, bytes]) -> None:
+        with self.state.lock:
+            self.state.upload = sent
 
     def _say_refused(self, *_: object) -> None:
         reason, details = self.state.refused

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from analysis import of_seed, provenance
+from analysis import of_seed
 
 MEAN, SPREAD = "mean", "spread"
 Part = str | int  # MEAN, SPREAD, or the place of a seed
@@ -46,12 +46,21 @@ def part(ds: xr.Dataset, which: Part) -> xr.Dataset:
             found[f"{name}_se"] = xr.full_like(ds[f"{name}_std"], np.nan)
     if which == SPREAD:  # no single evaluation has one
         found = found.isel(sample=slice(0)).drop_vars([f"marker_{name}" for name in names], errors="ignore")
-    return found.assign_attrs(over_seeds=_said(done["seed"].values.tolist(), len(provenance(ds)["seed"]), which))
+    return found.assign_attrs(
+        title=ds.attrs["title"].partition(", seeds ")[0],
+        over_seeds=_said(done["seed"].values.tolist(), ds.sizes["seed"], which),
+    )
 
 
 def _said(seeds: list[int], of: int, which: Part) -> str:
-    named = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
-    named += f" (of {of} asked for)" if len(seeds) < of else ""
-    if which == SPREAD:
-        return f"standard deviation over the {named}"
-    return f"mean over the {named}" + ("; ± is their standard deviation" if len(seeds) > 1 else "")
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}, the first of {of}"
+    named = f"seeds {listed(seeds)}" + (f" (of {of})" if len(seeds) < of else "")
+    return f"standard deviation over {named}" if which == SPREAD else f"mean ± standard deviation over {named}"
+
+
+def listed(seeds: list[int]) -> str:
+    """'0–4' where they follow one another, else '7, 3'."""
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]}–{seeds[-1]}"
+    return ", ".join(map(str, seeds))

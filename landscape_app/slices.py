@@ -137,4 +137,4 @@ class _Slice:
         title = metric.title if len(metric.title) <= LONGEST else f"{metric.title[: LONGEST - 1]}…"
         axis.ticker.ticks = scale.positions[:: 1 + len(scale.positions) // (TICKS + 1)]
         axis.update(major_label_overrides=scale.labels, axis_label=title)
-        plot.xaxis[0].axis_label = along
+        plot.xaxis[0].axis_label = plotting.wrapped(along)

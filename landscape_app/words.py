@@ -13,6 +13,7 @@ from landscape_app import picture
 from landscape_app.entries import Entry
 from landscape_app.jobs import JobState, Snapshot
 from landscape_app.request import SLICES
+from landscape_app.seeds import listed
 from landscape_app.state import State
 from landscape_app.text import coordinate, duration, number, percent
 
@@ -257,7 +258,7 @@ def caption(ds: xr.Dataset) -> tuple[str, str]:
     conditions = [facts["problem"], f"{facts['data']['samples']:,} samples"]
     over = ds.attrs.get("over_seeds", "")
     if isinstance(seed, list):
-        over = over or f"seeds {', '.join(map(str, seed))}"
+        over = over or f"seeds {listed(seed)}"
     conditions += [over or f"seed {seed}"] if seed is not None else []
     conditions += [f"BatchNorm statistics {BATCHNORM[batchnorm]}"] if batchnorm in BATCHNORM else []
     return title[:1].upper() + title[1:], " · ".join(conditions)

@@ -16,9 +16,9 @@ from conftest import PAYLOAD, FakeProject, line_result, plane_result
 from tornado.websocket import WebSocketClosedError
 
 from analysis import LandscapeError, Line, Problem, Project, over_seeds, save
-from landscape_app import picture, relief, seeds, words
+from landscape_app import picture, plotting, relief, seeds, words
 from landscape_app.app_hooks import worth_saying
-from landscape_app.controls import DIRECTIONS, SliceControls
+from landscape_app.controls import DIRECTIONS, PictureControls, SliceControls
 from landscape_app.curve import Curve
 from landscape_app.entries import Entry
 from landscape_app.explorer import Explorer
@@ -1045,7 +1045,7 @@ def test_a_line_over_seeds_is_their_mean_with_a_band_of_their_spread(project):
     np.testing.assert_allclose(curve.each.data["ys"], ds["loss"])
     assert [item.visible for item in curve.items] == [True, True, False]
     assert curve.figure.yaxis[0].axis_label == "Mean loss (cross entropy) [nats]"
-    assert "mean over the seeds 4, 5, 6; ± is their standard deviation" in page.findings.caption.object
+    assert "mean ± standard deviation over seeds 4–6" in page.findings.caption.object
     assert page.look_controls.fields["across"].visible
     state.across = 1
     assert "seed 5" in page.findings.caption.object
@@ -1092,7 +1092,7 @@ def test_until_a_seed_is_finished_the_first_one_is_shown():
     assert json.loads(first.attrs["provenance"])["seed"] == 1
     half = next(ds for ds in results if list(ds["seed_status"].values) == ["dense", "running"])
     part = seeds.part(half, "mean")
-    assert part.attrs["over_seeds"] == "mean over the seed 1 (of 2 asked for)"
+    assert part.attrs["over_seeds"] == "seed 1, the first of 2"
     assert np.isnan(part["loss_se"]).all()
 
 
@@ -1147,6 +1147,21 @@ def test_a_file_with_options_of_the_command_line_restores_them(project, tmp_path
 
 
 # ---- two pictures ----------------------------------------------------------------------------------------
+
+
+def test_a_long_axis_title_has_its_units_on_a_line_of_their_own():
+    assert plotting.wrapped("a: random direction 1 [filter norms]") == "a: random direction 1 [filter norms]"
+    long = "b: random direction ⟂ a [distance resnet16-s1 – resnet16-s2]"
+    assert plotting.wrapped(long) == "b: random direction ⟂ a\n[distance resnet16-s1 – resnet16-s2]"
+
+
+def test_a_choice_says_a_metric_anew_when_its_name_changes():
+    state = State(FakeProject())
+    shown = PictureControls(state).fields["metric"][0]
+    told = []
+    shown.param.watch(lambda event: told.append(event.new), "value", onlychanged=False)
+    state.param.metric.objects = {"Loss (mean squared error)": "loss"}
+    assert told == ["loss"]
 
 
 def test_two_results_of_one_quantity_share_a_scale_and_a_choice_of_it():
