@@ -20,7 +20,6 @@ from __future__ import annotations
 import difflib
 import glob
 import importlib.util
-import re
 import sys
 import threading
 import traceback
@@ -33,7 +32,7 @@ from torch import nn
 from .checkpoints import Checkpoint
 from .errors import CheckpointError, ProjectError
 from .problem import Problem
-from .shards import index_of, is_checkpoint, weight_files
+from .shards import index_of, is_checkpoint, numeric, weight_files
 
 _neighbours: set[str] = set()  # modules that a project imported from its own folder
 
@@ -165,7 +164,7 @@ def _files(entry: str | Path, folder: Path) -> list[Path]:
         found = [match for match in matches if match.is_file() or (match.is_dir() and is_checkpoint(match))]
     else:
         found = [path]
-    return [*sorted(found, key=lambda file: _numeric(file.as_posix())), *final]
+    return [*sorted(found, key=lambda file: numeric(file.as_posix())), *final]
 
 
 def _labelled(files: Iterable[Path]) -> dict[str, Path]:
@@ -178,11 +177,6 @@ def _labelled(files: Iterable[Path]) -> dict[str, Path]:
     ]
     found = {next(row[i] for row in names if row.count(row[i]) == 1): path for i, path in enumerate(paths)}
     return found if len(found) == len(paths) else {path.as_posix(): path for path in paths}
-
-
-def _numeric(name: str) -> list[tuple[int, int, str]]:
-    """Sort key that puts step-9 before step-10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def load_project(path: str | Path) -> Project:

@@ -24,6 +24,11 @@ def is_index(path: Path) -> bool:
     return path.name.endswith(INDEX)
 
 
+def numeric(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts step-9 before step-10."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The files in a folder that hold weights of their own: not shards, optimisers, nor states of generators."""
     files = (file for file in folder.iterdir() if file.suffix in SUFFIXES and file.is_file())
@@ -62,9 +67,9 @@ def weights_of(folder: Path) -> Path:
     if len(files) == 1:
         return files[0]
     if files:
-        names = some(sorted(file.name for file in files), 20)
+        names = some(sorted((file.name for file in files), key=numeric), 20)
         raise CheckpointError(f"{folder} is a folder with {len(files)} checkpoints: {names}. Give one of them.")
-    held = sorted(file.name for file in folder.iterdir())
+    held = sorted((file.name for file in folder.iterdir()), key=numeric)
     inside = [name for name in held if (folder / name).is_dir() and _has_weights(folder / name)]
     if inside:
         raise CheckpointError(f"{folder} is a folder of checkpoints in folders: {some(inside, 20)}. Give one of them.")

@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
@@ -32,11 +33,12 @@ from analysis import (
 from analysis.curvature import Curvature, Eigenpairs, density, samples_by_class
 from analysis.curvature.operators import KINDS
 from analysis.curvature.sharpness import GEOMETRIES
+from analysis.directions import KINDS as KINDS_THAT_MOVE
 from analysis.directions import NORMALISATIONS
 from analysis.subspace import BASES, CENTRES, UNITS
 from landscape_app import projects
 from landscape_app.about import describe
-from landscape_app.request import Request
+from landscape_app.request import SLICES, Request
 from landscape_app.text import duration, number, percent
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -87,6 +89,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     surface.add_argument(
         "--layers", nargs="+", metavar="PATTERN", help="parameters that random directions move, such as 'features.*'"
+    )
+    surface.add_argument(
+        "--include", nargs="+", choices=KINDS_THAT_MOVE, metavar="KIND",
+        help=f"what random directions move, of {', '.join(KINDS_THAT_MOVE)} (default: weight)",
+    )  # fmt: skip
+    surface.add_argument(
+        "--frozen", action="store_true", help="random directions move what the model does not train too"
     )
     surface.add_argument("--centre", choices=CENTRES, help="origin of a plane through three (default: the first)")
     surface.add_argument("--basis", choices=list(BASES), help="axes of a plane through three (default gram-schmidt)")
@@ -147,10 +156,11 @@ def _at_checkpoint(commands: Any, name: str, run: Callable, words: str) -> argpa
 
 def _surface(options: argparse.Namespace) -> int:
     project, problem = _opened(options.project)
+    kind = _slice(options.plane, options.checkpoint)
     request = Request(
         problem=problem,
-        slice=_slice(options.plane, options.checkpoint),
-        checkpoints=tuple(options.checkpoint) or project.checkpoint_names(problem)[-_fewest(options.plane) :],
+        slice=kind,
+        checkpoints=tuple(options.checkpoint) or SLICES[kind].usual(project.checkpoint_names(problem)),
         seed=options.seed[0],
         seeds=_seeds(options.seed, options.seeds),
         extent=_pairs(options.extent),
@@ -158,7 +168,9 @@ def _surface(options: argparse.Namespace) -> int:
         tolerance=0.0 if options.dense else options.tolerance,
         batchnorm=options.batchnorm,
         normalisation=options.normalisation,
+        include=tuple(options.include) if options.include else None,
         layers=tuple(options.layers) if options.layers else None,
+        frozen=options.frozen or None,
         centre=options.centre,
         basis=options.basis,
         units=options.units,
@@ -170,8 +182,10 @@ def _surface(options: argparse.Namespace) -> int:
 
 def _said_of_surface(result: xr.Dataset) -> str:
     facts, loss = result.attrs, result["loss"]
-    error = f", interpolation error {percent(facts['interpolation_error'])}" if facts["status"] != "dense" else ""
-    spent = f"{facts['evaluations']:,} evaluations in {duration(facts['elapsed_s'])}{error}"
+    error = facts["interpolation_error"]
+    known = percent(error) if np.isfinite(error) else "not known yet"
+    said = f", interpolation error {known}" if facts["status"] != "dense" else ""
+    spent = f"{facts['evaluations']:,} evaluations in {duration(facts['elapsed_s'])}{said}"
     return f"{facts['title']}; {spent}; loss {number(loss.min())} to {number(loss.max())}"
 
 
@@ -321,10 +335,6 @@ def _seeds(named: Sequence[int], count: int | None) -> tuple[int, ...]:
     if count < 2 or len(named) > 1:
         raise LandscapeError("--seeds takes a number of 2 or more, and --seed one number then: the first of the seeds.")
     return tuple(range(named[0], named[0] + count))
-
-
-def _fewest(plane: str) -> int:
-    return {"through": 2, "trajectory": 0}.get(plane, 1)  # the last 0 of a sequence are all of it
 
 
 def _pairs(extent: Sequence[float] | None) -> tuple[tuple[float, float], ...] | tuple[float, float] | None:

@@ -6,15 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 import panel as pn
+import param
 from bokeh.models import CustomJSTickFormatter
 
-from landscape_app import look
+from landscape_app import look, words
 from landscape_app.request import SLICES
 from landscape_app.state import State
 from landscape_app.task import Task
+from landscape_app.text import text
 
 BLANK = "return tick == null ? '' : String(tick);"  # else a number that is not there is written 0.0
 PLACES = ("first", "second", "third")
+DIRECTIONS = ("normalisation", "layers", "include", "frozen")
 
 
 class SliceControls:
@@ -22,14 +25,28 @@ class SliceControls:
 
     def __init__(self, state: State):
         self.state = state
-        names = ("problem", "slice", *PLACES, "seed", "fit_extent", "extent_a", "extent_b")
-        names += ("resolution", "tolerance", "batchnorm")
-        self.fields = {name: field(state, name) for name in names}
-        shown = [self.fields[n] for n in ("problem", "slice", *PLACES, "seed", "batchnorm")]
-        more = [self.fields[n] for n in ("resolution", "tolerance", "fit_extent", "extent_a", "extent_b")]
-        self.view = look.column(*shown, look.fold("Extent and precision", *more))
-        state.param.watch(self._arrange, ["problem", "slice", "third", "fit_extent", "along"])
+        precision = ("resolution", "tolerance", "fit_extent", "extent_a", "extent_b")
+        shown = ("problem", "slice", *PLACES, "seed", "batchnorm")
+        self.fields = {name: field(state, name) for name in (*shown, "seeds", *DIRECTIONS, *precision)}
+        self.directions = look.fold("Directions", *(self.fields[name] for name in ("seeds", *DIRECTIONS)))
+        self.unlike = look.html(visible=False)
+        self.view = look.column(
+            self.unlike,
+            *(self.fields[name] for name in shown),
+            self.directions,
+            look.fold("Extent and precision", *(self.fields[name] for name in precision)),
+        )
+        state.param.watch(self._arrange, ["problem", "slice", "third", "seeds", "fit_extent", "along"])
+        state.param.watch(self._say_unlike, ["foreign", "shown"])
         self._arrange()
+
+    def _say_unlike(self, *_: Any) -> None:
+        self.unlike.visible = self.state.foreign is not None
+        if self.unlike.visible:
+            said, why = map(text, words.unlike(self.state))
+            self.unlike.object = (
+                f'<div class="ls alert warn" role="status"><p>{said}</p><p class="quiet">{why}</p></div>'
+            )
 
     def _arrange(self, *_: Any) -> None:
         """Show the choices that matter for this slice, called by their role in it."""
@@ -38,7 +55,14 @@ class SliceControls:
             self.fields[place].visible = i < len(kind.roles)
             if i < len(kind.roles):
                 state.param[place].label = kind.roles[i]
-        self.fields["seed"].visible = kind.seeded(len(state.request().checkpoints))
+        seeded = kind.seeded(len(state.request().checkpoints))
+        self.fields["seed"].visible = self.directions.visible = seeded
+        state.param.seed.label = "Seed of the directions" if state.seeds == 1 else "First seed of the directions"
+        for name in DIRECTIONS:
+            self.fields[name].visible = kind.aimless
+        self.fields["layers"].visible = kind.aimless and len(state.param.layers.objects) > 1
+        self.fields["include"].visible = kind.aimless and len(state.param.include.objects) > 1
+        self.fields["frozen"].visible = kind.aimless and state.has_frozen
         self.fields["batchnorm"].visible = len(state.param.batchnorm.objects) > 1 and not kind.along
         own = not state.fit_extent
         self.fields["extent_a"].visible = own
@@ -52,12 +76,13 @@ class PictureControls:
     def __init__(self, state: State):
         self.fields = {
             "metric": field(state, "metric", width=200),
-            "palette": field(state, "palette", width=110),
-            "log_scale": field(state, "log_scale", width=118),
-            "show_contours": field(state, "show_contours", width=102),
+            "across": field(state, "across", width=110),
+            "palette": field(state, "palette", width=100),
+            "log_scale": field(state, "log_scale", width=112),
+            "show_contours": field(state, "show_contours", width=92),
             "show_samples": field(state, "show_samples", width=172),
             "relief": field(state, "relief", width=64),
-            "compare": field(state, "compare", width=106),
+            "compare": field(state, "compare", width=94),
         }
         self.view = look.bar(*self.fields.values())
 
@@ -70,15 +95,19 @@ class CompareControls:
         self.fields = {
             "other": field(state, "other", width=330),
             "other_metric": field(state, "other_metric", width=200),
+            "other_across": field(state, "other_across", width=110),
             "other_log_scale": field(state, "other_log_scale", width=118),
         }
         self.view = look.column(look.bar(*self.fields.values()))
-        state.param.watch(self._arrange, ["compare", "other", "other_metric", "metric", "result"])
+        state.param.watch(
+            self._arrange, ["compare", "other", "other_metric", "other_across", "across", "metric", "result"]
+        )
         self._arrange()
 
     def _arrange(self, *_: Any) -> None:
         comparing = self.state.beside is not None
         self.view.visible = comparing
+        self.fields["other_across"].visible = comparing and len(self.state.param.other_across.objects) > 1
         self.fields["other_log_scale"].visible = comparing and not self.state.same_quantity
 
 
@@ -102,7 +131,7 @@ class PointControls:
 def field(state: Task, name: str, width: int | None = None, **options: Any) -> pn.Param:
     """The widget of one parameter, as wide as its place or `width` pixels."""
     size: dict[str, Any] = {"sizing_mode": "stretch_width"} if width is None else {"width": width}
-    return pn.Param(
+    made = pn.Param(
         state,
         parameters=[name],
         widgets={name: {"margin": (6, 0), **size, **options}},
@@ -110,6 +139,15 @@ def field(state: Task, name: str, width: int | None = None, **options: Any) -> p
         margin=0,
         **size,
     )
+    if isinstance(state.param[name], param.Selector):
+        state.param.watch(lambda _: _say_anew(made[0]), name, what="objects")
+    return made
+
+
+def _say_anew(choice: pn.widgets.Select) -> None:
+    """The browser knows a value by its label, and is told of another label only with a value."""
+    if choice.value in list(choice.options.values() if isinstance(choice.options, dict) else choice.options):
+        choice.param.trigger("value")
 
 
 def button(label: str, does: Callable[[], None]) -> pn.widgets.Button:

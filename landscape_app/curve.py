@@ -34,10 +34,10 @@ def curve_data(
     }
 
 
-def draw_curve(plot: figure, source: ColumnDataSource) -> GlyphRenderer:
-    """Add the band and the line of `curve_data`; returns the line."""
-    plot.varea("t", "low", "high", fill_color=LINE, fill_alpha=0.22, source=source)
-    return plot.line("t", "y", line_color=LINE, line_width=2.2, source=source)
+def draw_curve(plot: figure, source: ColumnDataSource) -> tuple[GlyphRenderer, GlyphRenderer]:
+    """Add the band and the line of `curve_data`; returns both."""
+    band = plot.varea("t", "low", "high", fill_color=LINE, fill_alpha=0.22, source=source)
+    return band, plot.line("t", "y", line_color=LINE, line_width=2.2, source=source)
 
 
 def curve_hover(renderer: GlyphRenderer, name: str) -> HoverTool:
@@ -61,7 +61,10 @@ def curve_hover(renderer: GlyphRenderer, name: str) -> HoverTool:
 
 
 class Curve:
-    """One metric along a line: the curve, a band of one standard error, the evaluated points, the checkpoints."""
+    """One metric along a line: the curve, a band of one standard error, the evaluated points, the checkpoints.
+
+    Of a mean over seeds the band is their standard deviation, and the curve of each seed lies behind it.
+    """
 
     def __init__(self) -> None:
         self.figure = plotting.new_figure("line", x_range=Range1d(0, 1), y_range=Range1d(0, 1), height=HEIGHT)
@@ -70,18 +73,22 @@ class Curve:
         self.lost = plotting.empty("t", "y", "text")
         self.markers = plotting.empty("x", "y", "name", "true", "residual", "dx", "align")
         self.figure.yaxis.ticker = FixedTicker(ticks=[])
+        self.each = plotting.empty("xs", "ys")
         self.radius, radius = plotting.shading(self.figure, RADIUS)
+        seeds = self.figure.multi_line("xs", "ys", line_color=LINE, line_width=1, line_alpha=0.45, source=self.each)
+        curve = self._draw_layers()
+        items = {"Mean ± standard deviation": curve, "Each seed": [seeds], "Softmax radius about t = 0": [radius]}
+        self.items = [LegendItem(label=name, renderers=drawn, visible=False) for name, drawn in items.items()]
         self.names = Legend(
-            items=[LegendItem(label="Softmax radius about t = 0", renderers=[radius])], visible=False,
-            location="top_right", padding=4, background_fill_alpha=0.6, border_line_color=None,
+            items=self.items, visible=False, location="top_right", padding=4, spacing=0, background_fill_alpha=0.6,
+            border_line_color=None,
         )  # fmt: skip
         self.figure.add_layout(self.names)
-        self._draw_layers()
         self.pane = pn.pane.Bokeh(self.figure, sizing_mode="stretch_width")
 
-    def _draw_layers(self) -> None:
+    def _draw_layers(self) -> list[GlyphRenderer]:
         plot = self.figure
-        curve = draw_curve(plot, self.line)
+        band, curve = draw_curve(plot, self.line)
         self.sample_dots = plot.scatter(
             "t",
             "y",
@@ -105,6 +112,7 @@ class Curve:
             plotting.checkpoint_hover(spots),
             HoverTool(renderers=[lost], tooltips=[("evaluated", "@text")], visible=False),
         )
+        return [band, curve]
 
     def show(self, samples: bool) -> None:
         """Turn the overlay of evaluated points on or off."""
@@ -114,13 +122,22 @@ class Curve:
         """Shade the softmax radius, (low, high) along the line, or take the shade away."""
         bounds = self.figure.x_range
         plotting.shade(self.radius, ends, (bounds.reset_start, bounds.reset_end))
-        self.names.visible = ends is not None
+        self._name(radius=ends is not None)
+
+    def _name(self, mean: bool | None = None, radius: bool | None = None) -> None:
+        """Name in the legend what is drawn beside a lone curve; None leaves a part as it is."""
+        for item, shown in zip(self.items, (mean, mean, radius), strict=True):
+            item.visible = item.visible if shown is None else shown
+        self.names.visible = any(item.visible for item in self.items)
 
     def draw(self, ds: xr.Dataset, metric: picture.Metric, scale: Scale) -> None:
         """Show a result."""
         at_ends = picture.at_checkpoints(ds, metric)
         self._draw_frame(ds, metric, scale)
         self.line.data = curve_data(scale, ds["t"].values, metric.values, metric.se, ds["computed"].values)
+        each = np.empty((0, ds.sizes["t"])) if metric.each is None else scale.position(metric.each)
+        self.each.data = {"xs": [ds["t"].values] * len(each), "ys": list(each)}
+        self._name(mean=metric.over == "mean")
         self._draw_points(ds, metric, scale, at_ends)
 
     def _draw_frame(self, ds: xr.Dataset, metric: picture.Metric, scale: Scale) -> None:
@@ -129,8 +146,8 @@ class Curve:
         plotting.fit(plot.x_range, *picture.extent(ds, "t"))
         plotting.fit(plot.y_range, scale.low - margin, scale.high + 2 * margin)
         plot.yaxis[0].ticker.ticks = scale.positions
-        plot.yaxis[0].update(major_label_overrides=scale.labels, axis_label=metric.title)
-        plot.xaxis[0].axis_label = picture.axis_label(ds, "t")
+        plot.yaxis[0].update(major_label_overrides=scale.labels, axis_label=plotting.wrapped(metric.title))
+        plot.xaxis[0].axis_label = plotting.wrapped(picture.axis_label(ds, "t"))
 
     def _draw_points(self, ds: xr.Dataset, metric: picture.Metric, scale: Scale, at_ends: np.ndarray) -> None:
         t = ds["sample_t"].values

@@ -54,6 +54,13 @@ def numbered(entries: Iterable[Entry], number: int) -> Entry | None:
     return next((entry for entry in entries if entry.number == number), None)
 
 
+def unfinished(entries: Iterable[Entry], request: Any) -> Entry | None:
+    """The latest computation of exactly this that was stopped on its way, with points that it evaluated."""
+    ended = (JobState.CANCELLED, JobState.FAILED)
+    found = [e for e in entries if e.request == request and e.job.state in ended and e.result.sizes.get("sample")]
+    return found[-1] if found else None
+
+
 def answering(entries: Iterable[Entry], request: Any) -> Entry | None:
     """The latest finished computation of exactly this; what a file holds may have been computed otherwise."""
     found = [e for e in entries if e.request == request and not e.file and e.job.state is JobState.DONE]

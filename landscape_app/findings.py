@@ -50,7 +50,7 @@ class Findings:
         record = provenance_html(ds)
         if record != self.provenance.object:
             self.provenance.object = record
-        self.download.filename = file_name(ds)
+        self.download.filename = file_name(self.state.result)
 
 
 def download(result: Callable[[], xr.Dataset], label: str, kind: str, **options: Any) -> pn.widgets.FileDownload:

@@ -169,7 +169,7 @@ class Heatmap:
         self.mapper.update(low=scale.low, high=scale.high, palette=list(colours))
         self.bar.ticker.ticks = scale.positions
         self.bar.update(major_label_overrides=scale.labels, visible=True)
-        self.bar_title.text = metric.title
+        self.bar_title.text = plotting.wrapped(metric.title)
         self._draw_frame(ds)
         self._draw_cells(ds, metric, scale)
         self._draw_contours(ds, metric, scale, colours)
@@ -183,10 +183,8 @@ class Heatmap:
             plot.update(tags=[ratio], max_width=round(TALLEST / ratio) + BESIDE_FRAME)
         plotting.fit(plot.x_range, a0, a1)
         plotting.fit(plot.y_range, b0, b1)
-        plot.xaxis.axis_label, plot.yaxis.axis_label = (
-            picture.axis_label(ds, "a"),
-            picture.axis_label(ds, "b"),
-        )
+        for axis, name in ((plot.xaxis, "a"), (plot.yaxis, "b")):
+            axis.axis_label = plotting.wrapped(picture.axis_label(ds, name))
 
     def _draw_cells(self, ds: xr.Dataset, metric: picture.Metric, scale: Scale) -> None:
         (a0, a1), (b0, b1) = picture.extent(ds, "a"), picture.extent(ds, "b")

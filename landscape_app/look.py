@@ -82,9 +82,12 @@ def bar(*fields: Any) -> pn.Column:
 
 
 def fold(title: str, *content: Any) -> pn.Card:
-    """Choices that few people need, closed at first. `title` is plain text."""
+    """Choices that few people need, closed at first. `title` is plain text.
+
+    They stand in a column of their own: a card that opens makes all that lies in it visible, wanted or not.
+    """
     return pn.Card(
-        *content,
+        column(*content),
         header=html(f'<div class="ls fold">{text(title)}</div>'),
         collapsed=True,
         stylesheets=[STYLE],

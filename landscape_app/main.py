@@ -2,6 +2,7 @@
 
 import panel as pn
 import panel_material_ui as pmui
+import param
 
 from landscape_app import look
 from landscape_app.explorer import Explorer
@@ -29,8 +30,11 @@ RELOAD = "Mend the file and reload this page: it is read again."
 
 pn.extension(notifications=True, disconnect_notification=LOST)
 
+pmui.MultiChoice.param.visual_size.default = "small"
 for widget in (pmui.Select, pmui.IntInput, pmui.FloatInput, pmui.Checkbox):
     widget.param.size.default = "small"
+
+pn.Param.mapping[param.ListSelector] = pmui.MultiChoice  # a list takes Ctrl and a click, which few know
 
 pmui.FileInput.variant = "outlined"  # Compute stands out
 pmui.FileInput.uploaded_label = "Open another saved result"

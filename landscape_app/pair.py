@@ -39,7 +39,7 @@ class Pair:
     def draw(self) -> list[Edit]:
         """Show what the state has; returns what is left to do to the Bokeh models."""
         state, prepare = self.state, self._arrange()
-        ds, other = state.result, state.beside
+        ds, other = state.drawn, state.beside
         if ds is None:
             return prepare
         if other is None or self.beside is None:

@@ -10,7 +10,7 @@ import xarray as xr
 from analysis import provenance
 
 PICTURE = {"a", "b", "t"}
-POINTS = PICTURE | {"sample", "marker"}
+POINTS = PICTURE | {"sample", "marker", "seed"}
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,9 @@ class Metric:
     """One metric of a result.
 
     name: its variable in the Dataset; index: which class of it, or ''. values, se: on the picture, [b, a] or
-    [t]; se is the standard error of the mean over the data. samples: at the evaluated points.
+    [t]; se is the standard error of the mean over the data, or for a mean over seeds their standard deviation.
+    samples: at the evaluated points. over: "mean" or "spread" over seeds, or ''; each: the pictures that a mean is of,
+    [seed, ...].
     """
 
     name: str
@@ -28,6 +30,8 @@ class Metric:
     values: np.ndarray
     se: np.ndarray
     samples: np.ndarray
+    over: str = ""
+    each: np.ndarray | None = None
 
     @property
     def key(self) -> str:
@@ -37,7 +41,9 @@ class Metric:
     @property
     def short(self) -> str:
         """'Loss', where the whole label stands nearby."""
-        return "Loss" if self.name == "loss" else self.label
+        if self.over == "spread" or self.name != "loss":
+            return self.label
+        return "Loss"
 
     @property
     def title(self) -> str:
@@ -79,30 +85,43 @@ def metric(ds: xr.Dataset, key: str) -> Metric:
     label = next(label for label, k in metrics(ds).items() if k == key)
 
     attributes = ds[name].attrs
+    over = str(attributes.get("over", ""))
+    each = ds.get(f"{name}_each")
     return Metric(
         name=name,
         index=index,
-        label=label,
+        label=f"{OVER[over]} {_inside(label)}" if over else label,
         units="" if attributes.get("units") in (None, "1") else str(attributes["units"]),
         values=_pick(ds[name], index),
         se=_pick(ds[f"{name}_se"], index),
         samples=_pick(ds[f"sample_{name}"], index),
+        over=over,
+        each=None if each is None else _pick(each, index),
     )
+
+
+OVER = {"mean": "Mean", "spread": "Spread of"}
+
+
+def _inside(label: str) -> str:
+    """A label within a sentence: 'loss (cross entropy)', but 'KL divergence'."""
+    return label[:1].lower() + label[1:] if label[1:2].islower() else label
 
 
 def spanned(ds: xr.Dataset, shown: Metric) -> np.ndarray:
     """The values that a scale for this metric has to reach: a line shows its points and checkpoints at their own."""
     if dims(ds) == 2:
         return shown.values.ravel()
-    return np.concatenate([shown.values, shown.samples, at_checkpoints(ds, shown)])
+    each = [] if shown.each is None else [shown.each.ravel()]
+    return np.concatenate([shown.values, shown.samples, at_checkpoints(ds, shown), *each])
 
 
-def quantity(ds: xr.Dataset, shown: Metric) -> tuple[str, str, str, str]:
+def quantity(ds: xr.Dataset, shown: Metric) -> tuple[str | bool, ...]:
     """What a metric measures, whichever data it is taken over: two that are equal can share a scale."""
     split = next((s for s in provenance(ds).get("also", {}) if shown.name.endswith(f"_{s}")), None)
     name = shown.name.removesuffix(f"_{split}")
     what = ds[name if name in ds else shown.name].attrs.get("long_name", name)
-    return name, str(what), shown.units, shown.index
+    return name, str(what), shown.units, shown.index, shown.over == "spread"
 
 
 def subspace(ds: xr.Dataset) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from landscape_app.words import off_slice
 NOTHING_YET = "rgba(127, 134, 145, 0.22)"
 ACCENT = "#d55e00"
 INK = "#1b1f24"
+LONGEST_LINE = 42
 
 
 def _digits(count: int) -> CustomJSHover:
@@ -70,6 +72,16 @@ def new_figure(name: str, **options: Any) -> figure:
     for tool in plot.select(WheelZoomTool):
         tool.zoom_on_axis = False
     return plot
+
+
+def wrapped(label: str) -> str:
+    """An axis title on as many lines as a narrow plot needs, its units on lines of their own."""
+    if len(label) <= LONGEST_LINE:
+        return label
+    name, bracket, units = label.partition(" [")
+    parts = (name, bracket.lstrip() + units)
+    lines = (textwrap.wrap(part, LONGEST_LINE, break_long_words=False, break_on_hyphens=False) for part in parts)
+    return "\n".join(line for part in lines for line in part)
 
 
 def fit(bounds: Range1d, low: float, high: float) -> None:

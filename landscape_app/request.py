@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -41,16 +42,29 @@ class Slice:
         """How many checkpoints it needs at least."""
         return self.all_from or len(self.roles) - self.optional
 
+    @property
+    def aimless(self) -> bool:
+        """Whether all of its directions are random."""
+        return self.options == RANDOM
+
     def takes(self, given: int) -> bool:
         """Whether it goes through that many checkpoints."""
         return self.needs <= given and (bool(self.all_from) or given <= len(self.roles))
+
+    def usual(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The checkpoints of a problem that it goes through where none is chosen: the last ones.
+
+        A list of checkpoints is most often one run in the order of its steps, and its end is what was trained for; the
+        command line and the dashboard both ask here.
+        """
+        return tuple(names) if self.all_from else tuple(names[max(0, len(names) - self.needs) :])
 
     def seeded(self, given: int) -> bool:
         """Whether a seed matters, when that many checkpoints are given."""
         return self.random and given <= self.dims
 
 
-RANDOM = ("normalisation", "layers")
+RANDOM = ("normalisation", "include", "layers", "frozen")
 THROUGH = ("centre", "basis", "units")
 SLICES = {
     "random-plane": Slice(
@@ -87,8 +101,9 @@ class Request:
     checkpoints: names, in the order of the slice's roles. extent: (low, high) of each axis; None fits it to
     the checkpoints. tolerance: the interpolation error to stop at, as a fraction of the range; 0 evaluates each
     point. batchnorm: None keeps the problem's own policy. seeds: several instead of `seed`, for their mean and spread.
-    normalisation, layers: of random directions, see `directions.random_directions`. centre, basis, units: of a plane
-    through three checkpoints, see `Plane.through`. None is the usual. along: the eigenvectors of an eigenvector plane.
+    normalisation, include, layers, frozen: of random directions, see `directions.random_directions`. centre, basis,
+    units: of a plane through three checkpoints, see `Plane.through`. None is the usual. along: the eigenvectors of an
+    eigenvector plane.
     """
 
     problem: str
@@ -101,7 +116,9 @@ class Request:
     batchnorm: str | None = None
     seeds: tuple[int, ...] = ()
     normalisation: str | None = None
+    include: tuple[str, ...] | None = None
     layers: tuple[str, ...] | None = None
+    frozen: bool | None = None
     centre: str | None = None
     basis: str | None = None
     units: str | None = None
@@ -166,6 +183,35 @@ class Request:
         if self.batchnorm is not None and self.batchnorm != problem.batchnorm:
             problem = problem.with_batchnorm(self.batchnorm)
         return problem, [project.checkpoint(self.problem, name) for name in self.checkpoints]
+
+
+def going_on(request: Request, project: Any, earlier: xr.Dataset) -> Generator[xr.Dataset, None, None]:
+    """The results of a request from what an earlier one evaluated on, never with less; anew where that does not fit."""
+    steps = request.steps(project, resume=earlier)
+    try:
+        first = next(steps)
+    except LandscapeError:  # a file of other data or weights; what else is wrong is raised again
+        yield from request.steps(project)
+        return
+    with closing(steps):
+        for ds in itertools.chain([first], steps):
+            behind = ds.attrs["status"] == "running" and ds.sizes["sample"] < earlier.sizes["sample"]
+            yield earlier if behind else ds
+
+
+def directions(
+    normalisation: str = "filter",
+    include: Sequence[str] = ("weight",),
+    layers: Sequence[str] | None = None,
+    frozen: bool = False,
+) -> dict[str, Any]:
+    """Options of random directions as a Request has them: None for the usual."""
+    return {
+        "normalisation": None if normalisation == "filter" else normalisation,
+        "include": None if tuple(include) == ("weight",) else tuple(sorted(include)),
+        "layers": tuple(layers) if layers else None,
+        "frozen": frozen or None,
+    }
 
 
 def _count(kind: Slice) -> str:

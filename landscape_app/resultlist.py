@@ -49,10 +49,18 @@ class ResultList:
         self.empty.visible = not kept
 
     def _send(self, *_: object) -> None:
-        """The state has the bytes of a file; only its widget knows the name."""
+        """The state has the bytes of a file; only its widget knows the name.
+
+        It is opened after this event: the widget takes no other file before its watchers have returned.
+        """
         if self.state.file:
             sent = (self.file[0].filename or "file", self.state.file)
-            self.state.param.update(upload=sent, file=None)
+            self.state.file = None
+            pn.state.execute(lambda: self._pass_on(sent), schedule=True)
+
+    def _pass_on(self, sent: tuple[str, bytes]) -> None:
+        with self.state.lock:
+            self.state.upload = sent
 
     def _say_refused(self, *_: object) -> None:
         reason, details = self.state.refused

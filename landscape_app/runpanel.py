@@ -29,18 +29,21 @@ class RunPanel:
         said = look.column(self.headline, self.progress)
         strip = pn.Row(buttons, said, sizing_mode="stretch_width", margin=0, min_height=62)
         self.view = look.column(strip, self.trouble)
-        state.param.watch(self._show, ["job", "stale", "computed", "entries", "recalled", "trouble", *state.inputs])
+        state.param.watch(
+            self._show, ["job", "stale", "computed", "entries", "recalled", "trouble", "foreign", *state.inputs]
+        )
         self._show()
 
     def _show(self, *_: object) -> None:
         state = self.state
         said = self.say(state)
         failed = said.tone == "bad"
-        self.compute.label = "Compute again" if state.answered else "Compute"
+        self.compute.label = "Compute again" if state.answered else "Continue" if state.earlier else "Compute"
         self.compute.visible = not state.busy
         self.compute.disabled = any(state.trouble)
         self.cancel.visible = state.busy
-        badge = '<span class="badge">Choices changed since</span>' if state.stale and not state.busy else ""
+        said_of = "Choices changed since" if state.foreign is None else "Not of these choices"
+        badge = f'<span class="badge">{said_of}</span>' if state.stale and not state.busy else ""
         self.headline.object = (
             f'<div class="ls status {said.tone}" role="status"><span class="dot"></span>'
             f"<strong>{text(said.title)}</strong>{badge}</div>"

@@ -10,13 +10,13 @@ from typing import Any
 
 import xarray as xr
 
-from analysis import ResultError, load, of_seed, provenance
-from landscape_app import picture, words
+from analysis import ResultError, load, provenance
+from landscape_app import picture, seeds, words
 from landscape_app.curve import Curve
 from landscape_app.entries import kind_of
 from landscape_app.heatmap import Heatmap
 from landscape_app.jobs import JobState, Snapshot
-from landscape_app.request import Request
+from landscape_app.request import RANDOM, SLICES, THROUGH, Request, directions
 from landscape_app.scales import Scale
 from landscape_app.spectrum import words as spectrum_words
 from landscape_app.spectrum.picture import planned, spectra
@@ -24,14 +24,11 @@ from landscape_app.spectrum.plot import SpectrumPlot
 from landscape_app.spectrum.request import SpectrumRequest
 
 KINDS = {
-    ("Plane", "random filter-normalised"): "random-plane",
-    ("Line", "random filter-normalised"): "random-line",
     ("Line", "interpolation"): "line",
     ("Plane", "checkpoint"): "plane",
     ("Plane", "gradient"): "gradient",
     ("Plane", "trajectory"): "trajectory",
 }
-USUAL = {"include": ["weight"], "layers": None, "frozen": False}  # of random directions
 LONGEST_NAME = 80
 
 
@@ -41,7 +38,7 @@ def opened(name: str, content: bytes) -> xr.Dataset:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / name
         file.write_bytes(content)
-        ds = _one_seed(load(file))
+        ds = load(file)
     try:
         _show(ds)
     except Exception as error:
@@ -52,20 +49,16 @@ def opened(name: str, content: bytes) -> xr.Dataset:
     return ds
 
 
-def _one_seed(ds: xr.Dataset) -> xr.Dataset:
-    """Of a result over several seeds the first: the page draws one picture, and `landscape info` lists them all."""
-    if "seed" not in ds.dims:
-        return ds
-    one = of_seed(ds, 0)
-    seed = provenance(one)["seed"]
-    return one.assign_attrs(title=f"{one.attrs['title']}, seed {seed}, the first of {ds.sizes['seed']}")
-
-
 def _show(ds: xr.Dataset) -> None:
     """Draw and say, unseen, what the page will."""
     if kind_of(ds) == "spectrum":
         _show_spectrum(ds)
         return
+    for part in seeds.parts(ds).values():
+        _show_picture(seeds.part(ds, part))
+
+
+def _show_picture(ds: xr.Dataset) -> None:
     words.caption(ds), words.explained(ds), words.ended(snapshot(ds))
     for key in picture.metrics(ds).values():
         words.summary(ds, picture.metric(ds, key))
@@ -100,20 +93,30 @@ def request_of(ds: xr.Dataset) -> Request | SpectrumRequest | None:
     facts = provenance(ds)
     if kind_of(ds) == "spectrum":
         return _spectrum_request_of(facts)
-    kind = KINDS.get((facts.get("subspace"), facts.get("kind")))
-    if kind is None or any(facts.get(name, usual) != usual for name, usual in USUAL.items()):
+    kind = _slice_of(facts)
+    if kind is None:
         return None
-    shape = set(facts["resolution"])
+    shape, seed = set(facts["resolution"]), facts.get("seed", 0)
+    aimless = {name: facts[name] for name in RANDOM if name in facts} if SLICES[kind].aimless else {}
     return Request(
         problem=facts["problem"],
         slice=kind,
         checkpoints=tuple(checkpoint["name"] for checkpoint in facts["checkpoints"]),
-        seed=facts.get("seed", 0),
+        seed=seed[0] if isinstance(seed, list) else seed,
+        seeds=tuple(seed) if isinstance(seed, list) else (),
         extent=tuple((low, high) for low, high in facts["extent"]),
         resolution=shape.pop() if len(shape) == 1 else tuple(facts["resolution"]),
         tolerance=0.0 if ds.attrs["status"] == "dense" else facts["tolerance"],
         batchnorm=facts["batchnorm"],
+        **{name: facts.get(name) for name in THROUGH},
+        **directions(**aimless),
     )
+
+
+def _slice_of(facts: dict[str, Any]) -> str | None:
+    if str(facts.get("kind")).startswith("random "):
+        return {"Plane": "random-plane", "Line": "random-line"}.get(facts["subspace"])
+    return KINDS.get((facts.get("subspace"), facts.get("kind")))
 
 
 def _spectrum_request_of(facts: dict[str, Any]) -> SpectrumRequest | None:

@@ -14,7 +14,7 @@ from analysis import radius_band, softmax_radius
 from landscape_app import saved
 from landscape_app.entries import Entry, answering, numbered
 from landscape_app.jobs import Job, JobState, Runner
-from landscape_app.request import Request
+from landscape_app.request import Request, going_on
 from landscape_app.state import Radii, State
 from landscape_app.task import Task
 from landscape_app.text import explain
@@ -68,6 +68,7 @@ class Session:
             self._bring(entry)
 
     def _bring(self, entry: Entry) -> None:
+        self.state.refused = ("", "")
         self.runs[entry.kind].bring(entry)
         self.state.page = entry.kind
 
@@ -145,6 +146,7 @@ class Run:
         news = {} if task.busy else {"job": entry.job}
         restored = entry.request is not None and task.restore(entry.request)
         news |= {"result": entry.result, "computed": entry.request if restored else None}
+        news |= {"foreign": None if restored else task.lacks(entry.request)}
         task.param.update(**news, shown=entry.number, recalled=not self._followed)
 
     def forget(self) -> None:
@@ -154,7 +156,7 @@ class Run:
         if others:
             self.bring(others[-1])
         else:
-            task.param.update(result=None, computed=None, shown=0, **({} if task.busy else {"job": None}))
+            task.param.update(result=None, computed=None, foreign=None, shown=0, **({} if task.busy else {"job": None}))
 
     def leave(self) -> None:
         self._stop_polling()
@@ -170,7 +172,8 @@ class Run:
             self._seen = now.version
             self.session.keep(Entry(self.number, now, self._request, since=self._since, kept=self._kept))
             if self._followed:
-                news |= {"result": now.result, "computed": self._request, "shown": self.number, "recalled": False}
+                news |= {"result": now.result, "computed": self._request, "foreign": None}
+                news |= {"shown": self.number, "recalled": False}
         if now.state.final:
             self._stop_polling()
             if not self._followed and now.state is not JobState.FAILED and task.entry:
@@ -178,7 +181,7 @@ class Run:
         task.param.update(**news)
 
     def _start(self) -> None:
-        """Show what was computed before; compute what was not, or what is shown already."""
+        """Show what was computed before; go on with what was stopped; compute what was not, or is shown already."""
         task = self.task
         if task.busy:
             return
@@ -187,10 +190,13 @@ class Run:
         if known and not task.answered:
             self.bring(known)
             return
-        self.number = self.session.next()
+        self.session.state.refused = ("", "")
+        earlier = task.earlier
+        self.number = earlier.number if earlier and not earlier.file else self.session.next()
         self._request, self._since, self._seen, self._followed = request, datetime.now(), 0, True
         self._kept = kept = task.keeper()
-        self.job = self.session.runner.submit(lambda: request.steps(project, **kept))
+        anew = lambda: request.steps(project, **kept)  # noqa: E731
+        self.job = self.session.runner.submit(partial(going_on, request, project, earlier.result) if earlier else anew)
         self.poll()
         if self._timer is None and task.busy:
             self._timer = pn.state.add_periodic_callback(self.poll, POLL_MS)
@@ -214,7 +220,7 @@ class Radius:
         self._job: Job | None = None
         self._asked: Radii | None = None
         self._timer: Any = None
-        self.state.param.watch(partial(session.do, self._start), ["show_radius", "point", "shown", "job"])
+        self.state.param.watch(partial(session.do, self._start), ["show_radius", "point", "shown", "job", "across"])
 
     def poll(self) -> None:
         with self.state.lock:
@@ -235,8 +241,8 @@ class Radius:
         if asked is None or state.radius is not None or (asked == self._asked and self._job is not None):
             return
         self._stop()
-        request, project = state.entry.request, state.project
-        self._asked, self._job = asked, self.session.runner.submit(lambda: _radii(request, project, asked.point))
+        project = state.project
+        self._asked, self._job = asked, self.session.runner.submit(lambda: _radii(asked.request, project, asked.point))
         self._timer = pn.state.add_periodic_callback(self.poll, POLL_MS)
 
     def _stop(self) -> None:

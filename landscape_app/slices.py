@@ -103,7 +103,7 @@ class _Slice:
         plot.axis.axis_label_text_font_size = "11px"
         plot.yaxis.ticker = FixedTicker(ticks=[])
         plot.vspan(x="t", line_color=plotting.ACCENT, line_width=1.2, line_alpha=0.8, source=self.here)
-        curve = draw_curve(plot, self.line)
+        _, curve = draw_curve(plot, self.line)
         dashed = plot.line("t", "y", line_color=SECOND, line_width=2, line_dash=[6, 4], source=self.second)
         promised = plot.line("t", "y", line_color=PROMISED, line_width=2, line_dash=[5, 4], source=self.parabola)
         items = {"A": curve, "B": dashed, "Parabola": promised, "Softmax radius": radius}
@@ -137,4 +137,4 @@ class _Slice:
         title = metric.title if len(metric.title) <= LONGEST else f"{metric.title[: LONGEST - 1]}…"
         axis.ticker.ticks = scale.positions[:: 1 + len(scale.positions) // (TICKS + 1)]
         axis.update(major_label_overrides=scale.labels, axis_label=title)
-        plot.xaxis[0].axis_label = along
+        plot.xaxis[0].axis_label = plotting.wrapped(along)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import param
 
-from landscape_app.entries import numbered
+from analysis.weights import Structure
+from landscape_app.entries import Entry, numbered, unfinished
 from landscape_app.picture import (
     Metric,
     alike,
@@ -25,8 +26,9 @@ from landscape_app.picture import (
     spans_decades,
     subspace,
 )
-from landscape_app.request import SLICES, Request
-from landscape_app.spectrum.request import Place
+from landscape_app.request import SLICES, Request, directions
+from landscape_app.seeds import MEAN, SPREAD, part, parts
+from landscape_app.spectrum.request import Place, layers_of
 from landscape_app.spectrum.state import Spectrum
 from landscape_app.task import Task
 from landscape_app.text import explain
@@ -48,9 +50,12 @@ BATCHNORM = {
 }
 
 
+NORMALISATION = {"By filter": "filter", "By layer": "layer", "By weight": "weight"}
+KINDS = {"Weights": "weight", "Biases": "bias", "Scales and shifts of normalisation": "norm"}
+
 INPUTS = (
-    *("problem", "slice", "first", "second", "third", "seed", "fit_extent", "extent_a", "extent_b"),
-    *("resolution", "tolerance", "batchnorm"),
+    *("problem", "slice", "first", "second", "third", "seed", "seeds", "normalisation", "layers", "include", "frozen"),
+    *("fit_extent", "extent_a", "extent_b", "resolution", "tolerance", "batchnorm"),
 )
 
 
@@ -58,10 +63,11 @@ INPUTS = (
 class Radii:
     """The softmax radius about a point of an entry's line or plane: what was asked for, and (low, high) of each axis.
 
-    reason: why there are none.
+    request: of the line or plane itself. reason: why there are none.
     """
 
     number: int
+    request: Request
     point: tuple[float, ...]
     ends: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     reason: str = ""
@@ -76,6 +82,11 @@ class State(Task):
     second = param.Selector(label="Second")
     third = param.Selector(label="Third")
     seed = param.Integer(default=0, bounds=(0, None), label="Seed of the directions")
+    seeds = param.Integer(default=1, bounds=(1, None), label="Number of seeds")
+    normalisation = param.Selector(default="filter", objects=NORMALISATION, label="Normalisation")
+    layers = param.ListSelector(default=[], objects=[], label="Layers that move (none: all)")
+    include = param.ListSelector(default=["weight"], objects={"Weights": "weight"}, label="Parameters that move")
+    frozen = param.Boolean(default=False, label="Frozen parameters move too")
     fit_extent = param.Boolean(default=True, label="Fit the extent to the checkpoints")
     extent_a = param.Range(
         default=(-1.0, 1.0), softbounds=(-EXTENT_LIMIT, EXTENT_LIMIT), step=0.05, label="Extent of a"
@@ -88,6 +99,7 @@ class State(Task):
     batchnorm = param.Selector(label="BatchNorm statistics")
 
     metric = param.Selector(default="loss", objects={"Loss": "loss"}, label="Show")
+    across = param.Selector(default=MEAN, objects=parts(None), label="Over seeds")
     log_scale = param.Boolean(default=True, label="Logarithmic")
     palette = param.Selector(default="viridis", objects=PALETTES, label="Colours")
     show_contours = param.Boolean(default=True, label="Contours")
@@ -97,6 +109,7 @@ class State(Task):
     compare = param.Boolean(default=False, label="Compare")
     other = param.Selector(default=THE_SAME, objects={"The same result": THE_SAME}, label="Beside it")
     other_metric = param.Selector(default="loss", objects={"Loss": "loss"}, label="Show")
+    other_across = param.Selector(default=MEAN, objects=parts(None), label="Over seeds")
     other_log_scale = param.Boolean(default=True, label="Logarithmic")
 
     point = param.Parameter(doc="The chosen point (a, b) of a plane's picture, on its grid, or None.")
@@ -120,9 +133,12 @@ class State(Task):
     def __init__(self, project: Any, **params: Any):
         self.project = project
         self.lock = threading.RLock()  # a server may run the callbacks of one session in several threads
-        self._log_scales = {"loss": True}
+        self._log_scales = {("loss", False): True}
+        self._parts: list[tuple[Any, Any, Any]] = []  # of results over seeds: (result, which part, the part)
         self._shown = 0  # before it changes
         self._metric = "loss"  # before it changes
+        self._slice = "random-plane"  # with checkpoints, the one before
+        self.has_frozen = False  # whether the model has parameters that it does not train
         self._compared = (False, THE_SAME)  # compare and other, before they change
         self._subspace: tuple[object, ...] | None = None  # that `point` was chosen on
         names = list(project.problems)
@@ -153,16 +169,19 @@ class State(Task):
         checkpoints = tuple(name for name in chosen if name)
         if kind.all_from:
             checkpoints = tuple(self.project.checkpoint_names(self.problem))
+        seeded = kind.seeded(len(checkpoints))
         return Request(
             problem=self.problem,
             slice=self.slice,
             checkpoints=checkpoints,
-            seed=self.seed if kind.seeded(len(checkpoints)) else 0,
+            seed=self.seed if seeded else 0,
+            seeds=tuple(range(self.seed, self.seed + self.seeds)) if seeded and self.seeds > 1 else (),
             extent=None if self.fit_extent else (self.extent_a, self.extent_b)[: kind.dims],
             resolution=self.resolution,
             tolerance=self.tolerance,
             batchnorm=self.batchnorm,
             along=self.along if kind.along else None,
+            **(directions(self.normalisation, self.include, self.layers, self.frozen) if kind.aimless else {}),
         )
 
     @param.depends("problem", watch=True)
@@ -184,9 +203,10 @@ class State(Task):
             "slice": self._slices(len(names)),
             "batchnorm": {BATCHNORM.get(policy, policy): policy for policy in policies},
         }
+        usual = self._usual(self.slice if self.slice in options["slice"].values() else "random-plane")
         fresh = {
-            "first": names[0],
-            "second": names[min(1, len(names) - 1)],
+            "first": usual.get("first", names[-1]),
+            "second": usual.get("second", names[-1]),
             "third": NO_CHECKPOINT,
             "slice": "random-plane",
             "batchnorm": problem.batchnorm if problem else self.batchnorm,
@@ -196,9 +216,38 @@ class State(Task):
         for name, offered in options.items():
             self.param[name].objects = offered
         self.param.update(**kept)
+        self._offer_directions(problem)
         if self.result is None and problem:
             loss = problem.measures[0]
             self._offer_metrics({metric_label(loss.name, loss.long_name): loss.name})
+
+    def _offer_directions(self, problem: Any) -> None:
+        """What may move along random directions; what the problem has not is no longer chosen."""
+        structure = problem.structure if problem else Structure({})
+        kinds = {entry.kind for entry in structure.entries.values()}
+        offered = {
+            "include": {label: kind for label, kind in KINDS.items() if kind in kinds | {"weight"}},
+            "layers": {name: name for name in (layers_of(problem) if problem else ())},
+        }
+        for name, options in offered.items():
+            kept = [value for value in getattr(self, name) if value in options.values()]
+            self.param[name].objects = options
+            self.param.update(**{name: kept or (["weight"] if name == "include" else [])})
+        self.has_frozen = any(entry.frozen for entry in structure.entries.values())
+        self.frozen = self.frozen and self.has_frozen
+
+    def _usual(self, kind: str) -> dict[str, str]:
+        names = self.project.checkpoint_names(self.problem)
+        return dict(zip(("first", "second"), SLICES[kind].usual(names) if SLICES[kind].roles else (), strict=False))
+
+    @param.depends("slice", watch=True)
+    def _follow(self) -> None:
+        """Checkpoints that nobody chose are the usual ones of another slice too."""
+        if not self.roles:
+            return
+        before, self._slice = self._usual(self._slice), self.slice
+        if all(getattr(self, place) == name for place, name in before.items()):
+            self.param.update(**self._usual(self.slice))
 
     def _slices(self, checkpoints: int) -> dict[str, str]:
         here = self.along is not None and self.along.spectrum.problem == self.problem
@@ -211,19 +260,65 @@ class State(Task):
         self.param.slice.objects = offered
         self.slice = kept
 
-    @param.depends(*INPUTS, "along", "computed", watch=True)
+    @property
+    def earlier(self) -> Entry | None:
+        return unfinished(self.entries, self.request())
+
+    def lacks(self, request: Request | None) -> tuple[str, ...] | None:
+        if request is None:
+            return ()
+        if request.problem != self.problem:
+            return ("problem",)
+        ours = self.request()
+        return tuple(f.name for f in fields(Request) if getattr(ours, f.name) != getattr(request, f.name)) or None
+
+    @param.depends(*INPUTS, "along", "computed", "foreign", watch=True)
     def _compare(self) -> None:
-        self.stale = self.computed is not None and self.request() != self.computed
+        changed = self.computed is not None and self.request() != self.computed
+        self.stale = self.foreign is not None or changed
+
+    @property
+    def drawn(self) -> Any:
+        """What the first picture is drawn of: the result, or what is chosen of one over seeds."""
+        return self._part(self.result, self.across)
+
+    def _part(self, ds: Any, which: Any) -> Any:
+        """The part of a result, the same object as long as the result is."""
+        if ds is None or "seed" not in ds.dims:
+            return ds
+        found = next((made for whole, key, made in self._parts if whole is ds and key == which), None)
+        if found is None:
+            found = part(ds, which)
+            self._parts = [*self._parts[-3:], (ds, which, found)]
+        return found
+
+    @param.depends("result", watch=True)
+    def _offer_parts(self) -> None:
+        offered = parts(self.result)
+        kept = self.across if self.across in offered.values() else MEAN
+        if offered != dict(self.param.across.names or {}):
+            self.param.across.objects = offered
+        self.across = kept
+
+    @property
+    def alone(self) -> Request | None:
+        """What was asked for of the one line or plane that is drawn; None where that is several, or not known."""
+        request = self.entry.request if self.entry else None
+        if request is None or not request.seeds:
+            return request
+        if not isinstance(self.across, int):
+            return None
+        return replace(request, seed=request.seeds[self.across], seeds=())
 
     def choose(self, a: float, b: float) -> None:
         """Choose the point of the plane that is nearest to (a, b); one beyond the picture changes nothing."""
         if self.result is not None and dims(self.result) == 2:
             self.point = on_grid(self.result, (a, b)) or self.point
 
-    @param.depends("result", watch=True)
+    @param.depends("result", "across", watch=True)
     def _keep_the_point(self) -> None:
         """A point stays while its coordinates mean the same weights, and the picture reaches there."""
-        ds, before = self.result, self._subspace
+        ds, before = self.drawn, self._subspace
         self._subspace = subspace(ds) if ds is not None else None
         if self.point is not None:
             here = self._subspace == before and dims(ds) == 2
@@ -257,7 +352,7 @@ class State(Task):
     @property
     def place(self) -> Place | None:
         """The chosen point as a place for a spectrum; None where it is not known what weights are there."""
-        request = self.entry.request if self.entry else None
+        request = self.alone
         if request is None or self.point is None:
             return None
         return Place(replace(request, extent=None, resolution=101, tolerance=0.01), self.point)
@@ -265,17 +360,17 @@ class State(Task):
     @property
     def radius_asked(self) -> Radii | None:
         """Whose softmax radius is wanted now, as Radii without ends; None for that of nothing."""
-        entry = self.entry
-        if not self.show_radius or entry is None or entry.request is None or not entry.job.state.final:
+        entry, request = self.entry, self.alone
+        if not self.show_radius or entry is None or request is None or not entry.job.state.final:
             return None
         point = (0.0,) if dims(self.result) == 1 else self.point
-        return Radii(entry.number, point) if point is not None else None
+        return Radii(entry.number, request, point) if point is not None else None
 
     @property
     def radius(self) -> Radii | None:
         """The softmax radius that belongs to what is shown, None until it is known."""
         asked, known = self.radius_asked, self.radii
-        fits = asked and known and (asked.number, asked.point) == (known.number, known.point)
+        fits = asked and known and asked == replace(known, ends=asked.ends, reason="")
         return known if fits else None
 
     def ask_spectrum(self) -> None:
@@ -312,7 +407,9 @@ class State(Task):
         if request.along is not None:
             self.along = request.along
         kind = SLICES[request.slice]
-        chosen = {"slice": request.slice, "resolution": request.resolution, "tolerance": request.tolerance}
+        if request.slice in list(self.param.slice.objects):
+            self.slice = request.slice  # before its checkpoints: see `_follow`
+        chosen = {"resolution": request.resolution, "tolerance": request.tolerance}
         if not kind.all_from:
             given = (*request.checkpoints, NO_CHECKPOINT)
             chosen |= dict(zip(("first", "second", "third")[: len(kind.roles)], given, strict=False))
@@ -321,23 +418,41 @@ class State(Task):
         offered = {name: value for name, value in chosen.items() if value in list(self.param[name].objects)}
         offered["fit_extent"] = request.extent is None
         if kind.seeded(len(request.checkpoints)):
-            offered["seed"] = request.seed
+            offered |= {"seed": request.seed, "seeds": max(1, len(request.seeds))}
+        if kind.aimless:
+            offered |= self._restored_directions(request)
         self.param.update(**offered)
         self.param.update(**dict(zip(("extent_a", "extent_b"), request.extent or (), strict=False)))
         return self.request() == request
+
+    def _restored_directions(self, request: Request) -> dict[str, Any]:
+        """Patterns of layers that a file or a command line gave are on offer then."""
+        patterns = {pattern: pattern for pattern in request.layers or ()}
+        self.param.layers.objects = {**dict(self.param.layers.names or {}), **patterns}
+        kinds = [kind for kind in request.include or ("weight",) if kind in list(self.param.include.objects)]
+        return {
+            "normalisation": request.normalisation or "filter",
+            "layers": list(patterns),
+            "include": kinds,
+            "frozen": bool(request.frozen) and self.has_frozen,
+        }
 
     @property
     def beside(self) -> Any:
         """The result of the picture beside the first, None while nothing is compared."""
         if not self.compare or self.result is None:
             return None
+        return self._part(self._result_beside, self.other_across)
+
+    @property
+    def _result_beside(self) -> Any:
         entry = numbered(self.entries, self.other)
         return entry.result if entry else self.result
 
     @property
     def metric_shown(self) -> Metric:
         """What the picture shows; the loss while a new result does not have what was chosen."""
-        return _metric(self.result, self.metric)
+        return _metric(self.drawn, self.metric)
 
     @property
     def metric_beside(self) -> Metric:
@@ -347,12 +462,12 @@ class State(Task):
     @property
     def same_quantity(self) -> bool:
         """Whether both pictures show the same quantity, and so share a scale."""
-        return quantity(self.result, self.metric_shown) == quantity(self.beside, self.metric_beside)
+        return quantity(self.drawn, self.metric_shown) == quantity(self.beside, self.metric_beside)
 
     @property
     def same_axes(self) -> bool:
         """Whether a place in one picture is one in the other, so that they move together."""
-        return alike(self.result, self.beside)
+        return alike(self.drawn, self.beside)
 
     @param.depends("entries", "shown", watch=True)
     def _offer_others(self) -> None:
@@ -367,13 +482,27 @@ class State(Task):
         self.other = kept
 
     @param.depends("compare", "other", "result", watch=True)
+    def _offer_other_parts(self) -> None:
+        """At first the spread beside the mean of the same result, or the mean of another."""
+        if not self.compare or self.result is None:
+            return
+        ds, chosen = self._result_beside, (self.compare, self.other)
+        offered, kept = parts(ds), self.other_across
+        if chosen != self._compared:
+            kept = SPREAD if ds is self.result and self.across != SPREAD else MEAN
+        kept = kept if kept in offered.values() else MEAN
+        if offered != dict(self.param.other_across.names or {}):
+            self.param.other_across.objects = offered
+        self.other_across = kept
+
+    @param.depends("compare", "other", "result", "across", "other_across", watch=True)
     def _offer_other_metrics(self) -> None:
-        """At first another metric of the same result, or the same metric of another."""
+        """At first another metric of the same picture, or the same metric of another."""
         ds, chosen = self.beside, (self.compare, self.other)
         if ds is None:
             return
         offered, kept = list(metrics(ds).values()), self.other_metric
-        if ds is self.result:
+        if ds is self.drawn:
             apart = [key for key in offered if key != self.metric]
             kept = kept if kept in apart else (apart or offered)[0]
         elif chosen != self._compared or kept not in offered:
@@ -388,25 +517,26 @@ class State(Task):
         """Another result goes along with a new metric if it showed the same; of one result, two metrics swap."""
         before, self._metric = self._metric, self.metric
         ds = self.beside
-        if ds is self.result and self.other_metric == self.metric and before in metrics(ds).values():
+        if ds is self.drawn and self.other_metric == self.metric and before in metrics(ds).values():
             self.other_metric = before
-        elif ds is not None and ds is not self.result and self.other_metric == before:
+        elif ds is not None and ds is not self.drawn and self.other_metric == before:
             self.other_metric = self.metric if self.metric in metrics(ds).values() else before
 
-    @param.depends("other_metric", watch=True)
+    @param.depends("other_metric", "other_across", watch=True)
     def _choose_other_scale(self) -> None:
         if self.beside is not None:
             fresh = spans_decades(self.metric_beside)
-            self.other_log_scale = self._log_scales.setdefault(self.other_metric, fresh)
+            self.other_log_scale = self._log_scales.setdefault(_quantity(self.metric_beside), fresh)
 
     @param.depends("other_log_scale", watch=True)
     def _remember_other_scale(self) -> None:
-        self._log_scales[self.other_metric] = self.other_log_scale
+        if self.beside is not None:
+            self._log_scales[_quantity(self.metric_beside)] = self.other_log_scale
 
     @param.depends("result", watch=True)
     def _offer_what_was_measured(self) -> None:
         if self.result is not None:
-            self._offer_metrics(metrics(self.result))
+            self._offer_metrics(metrics(self.drawn))
 
     def _offer_metrics(self, offered: dict[str, str]) -> None:
         kept = self.metric if self.metric in offered.values() else "loss"
@@ -414,16 +544,17 @@ class State(Task):
             self.param.metric.objects = offered
         self.metric = kept
 
-    @param.depends("metric", watch=True)
+    @param.depends("metric", "across", watch=True)
     def _choose_scale(self) -> None:
         """Each metric keeps its own scale; at first logarithmic if it spans decades."""
         if self.result is not None:
             fresh = spans_decades(self.metric_shown)
-            self.log_scale = self._log_scales.setdefault(self.metric, fresh)
+            self.log_scale = self._log_scales.setdefault(_quantity(self.metric_shown), fresh)
 
     @param.depends("log_scale", watch=True)
     def _remember_scale(self) -> None:
-        self._log_scales[self.metric] = self.log_scale
+        if self.result is not None:
+            self._log_scales[_quantity(self.metric_shown)] = self.log_scale
 
     @param.depends("fit_extent", watch=True)
     def _start_from_the_picture(self) -> None:
@@ -437,3 +568,8 @@ class State(Task):
 
 def _metric(ds: Any, key: str) -> Metric:
     return metric(ds, key if key in metrics(ds).values() else "loss")
+
+
+def _quantity(shown: Metric) -> tuple[str, bool]:
+    """What keeps a choice of scale: a metric, or its spread over seeds."""
+    return shown.key, shown.over == "spread"

@@ -30,7 +30,8 @@ class Task(param.Parameterized):
     result = param.Parameter(doc="The latest result, an xarray.Dataset, or None.")
     computed = param.Parameter(doc="The request that `result` answers.")
     job = param.Parameter(doc="Snapshot of the current or last job, or None before the first.")
-    stale = param.Boolean(default=False, doc="Whether the choices have changed since `result` was computed.")
+    stale = param.Boolean(default=False, doc="Whether the choices are not those that `result` was computed for.")
+    foreign = param.Parameter(doc="What the choices cannot say of how `result` was made, as `lacks` has it, or None.")
 
     @property
     def busy(self) -> bool:
@@ -47,6 +48,15 @@ class Task(param.Parameterized):
         """Whether what is shown is the finished answer to the choices."""
         job = self.entry.job if self.entry else None
         return job is not None and job.state is JobState.DONE and self.computed is not None and not self.stale
+
+    @property
+    def earlier(self) -> Entry | None:
+        """An unfinished result of what the choices ask for, which Compute goes on from."""
+        return None
+
+    def lacks(self, request: Any) -> tuple[str, ...] | None:
+        """Which fields of a request the choices cannot say, now that it is restored; () where there is no request."""
+        return None
 
     def request(self) -> Any:
         """What the choices ask for now."""

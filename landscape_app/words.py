@@ -13,10 +13,12 @@ from landscape_app import picture
 from landscape_app.entries import Entry
 from landscape_app.jobs import JobState, Snapshot
 from landscape_app.request import SLICES
+from landscape_app.seeds import listed
 from landscape_app.state import State
 from landscape_app.text import coordinate, duration, number, percent
 
 ON_SLICE = 1e-3
+UNLIKE = "The choices below do not describe this picture."
 ONE_OF = {"checkpoints": "checkpoint", "axes": "axis"}
 BATCHNORM = {
     "recalibrated": "recalibrated at each point",
@@ -65,13 +67,37 @@ def promise(state: State) -> str:
     where = f"{'around' if len(kind.roles) == 1 else 'through'} {through}"
     if kind.along:
         where = f"along the {request.along.label}"
+    where += f" for each of {len(request.seeds)} seeds" if request.seeds else ""
     return f"the loss of {state.problem} on a {kind.label.lower().split(' through')[0]} {where}"
+
+
+def unlike(state: State) -> tuple[str, str]:
+    """Whose picture is shown where the choices cannot say it: (that, and what they lack)."""
+    request = state.entry.request if state.entry else None
+    if request is None or not state.foreign:
+        return UNLIKE, "It was made in a way that they do not offer. Compute draws what they say instead."
+    names = ", ".join(request.checkpoints)
+    axes = request.resolution if isinstance(request.resolution, tuple) else (request.resolution,)
+    said = {
+        "problem": f"the model and data “{request.problem}”",
+        "slice": f"a {SLICES[request.slice].label.lower()}",
+        "checkpoints": f"the checkpoint{'' if len(request.checkpoints) == 1 else 's'} {names}",
+        "extent": "its extent",
+        "resolution": f"{' × '.join(map(str, axes))} points{' along each axis' if len(axes) == 1 else ''}",
+        "tolerance": f"an interpolation error of {percent(request.tolerance)}",
+        "batchnorm": f"BatchNorm statistics {BATCHNORM.get(str(request.batchnorm), request.batchnorm)}",
+        **dict.fromkeys(("seed", "seeds"), f"the seeds {', '.join(map(str, request.seeds or (request.seed,)))}"),
+        **dict.fromkeys(("normalisation", "include", "layers", "frozen"), "its random directions"),
+        **dict.fromkeys(("centre", "basis", "units"), "its centre, basis or units"),
+    }
+    lacking = dict.fromkeys(said.get(name, name) for name in state.foreign)
+    return UNLIKE, f"They cannot say {'; '.join(lacking)}. Compute draws what they say instead."
 
 
 def cost(state: State) -> str:
     """How much Compute will evaluate."""
     kind = SLICES[state.slice]
-    points = state.resolution**kind.dims
+    points = state.resolution**kind.dims * max(1, len(state.request().seeds))
     if any(state.trouble):
         return f"At most {points:,} points."
     samples = state.project.problems[state.problem].n
@@ -172,7 +198,7 @@ def comparison(state: State) -> str:
         said = f"A shows {a.title}, B shows {b.title}: different quantities, each on its own scale."
     if state.same_axes:
         return f"{said} They zoom together, and a point is chosen in both."
-    if picture.dims(state.result) == picture.dims(state.beside):
+    if picture.dims(state.drawn) == picture.dims(state.beside):
         return f"{said} Their axes differ, so each has its own range, and a point is chosen in A only."
     return f"{said} One is a line, the other a plane."
 
@@ -230,7 +256,10 @@ def caption(ds: xr.Dataset) -> tuple[str, str]:
     title = ds.attrs["title"]
     seed, batchnorm = facts.get("seed"), facts["batchnorm"]
     conditions = [facts["problem"], f"{facts['data']['samples']:,} samples"]
-    conditions += [f"seed {seed}"] if seed is not None else []
+    over = ds.attrs.get("over_seeds", "")
+    if isinstance(seed, list):
+        over = over or f"seeds {listed(seed)}"
+    conditions += [over or f"seed {seed}"] if seed is not None else []
     conditions += [f"BatchNorm statistics {BATCHNORM[batchnorm]}"] if batchnorm in BATCHNORM else []
     return title[:1].upper() + title[1:], " · ".join(conditions)
 
@@ -292,6 +321,8 @@ def radius(state: State) -> str:
         return ""
     if state.entry is None or state.entry.request is None:
         return "The softmax radius needs the model: it is known for what this session computes."
+    if state.alone is None:
+        return "The softmax radius is that of one seed: choose one over the picture."
     if state.radius_asked is None:
         return "" if picture.dims(state.result) == 1 or state.point else "Choose a point for its softmax radius."
     known = state.radius

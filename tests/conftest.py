@@ -7,7 +7,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
+
+from analysis.directions import KINDS
+from analysis.weights import Entry, Structure
 
 PAYLOAD = "<img src=x onerror=window.pwned=1>"
 
@@ -81,7 +85,9 @@ class FakeProject:
 
     def __init__(self, problems=("digits", "letters"), checkpoints=("one", "two", "three"), batchnorm=("none",)):
         loss = SimpleNamespace(name="loss", long_name="cross entropy", classes=0)
+        structure = Structure({f"{layer}.{kind}": Entry(torch.Size([2]), kind) for layer in "ab" for kind in KINDS[:2]})
         about = {"n": 360, "measures": [loss], "batchnorm": batchnorm[0], "batchnorm_choices": batchnorm}
+        about["structure"] = structure
         self.problems = {name: SimpleNamespace(**about) for name in problems}
         self._checkpoints = tuple(checkpoints)
 

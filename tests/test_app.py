@@ -15,10 +15,10 @@ from bokeh.events import Tap
 from conftest import PAYLOAD, FakeProject, line_result, plane_result
 from tornado.websocket import WebSocketClosedError
 
-from analysis import LandscapeError, Problem, Project, save
-from landscape_app import picture, relief, words
+from analysis import LandscapeError, Line, Problem, Project, over_seeds, save
+from landscape_app import picture, plotting, relief, seeds, words
 from landscape_app.app_hooks import worth_saying
-from landscape_app.controls import SliceControls
+from landscape_app.controls import DIRECTIONS, PictureControls, SliceControls
 from landscape_app.curve import Curve
 from landscape_app.entries import Entry
 from landscape_app.explorer import Explorer
@@ -287,20 +287,38 @@ def test_the_band_reaches_the_bottom_where_a_log_scale_has_no_place_for_its_lowe
 
 def test_a_request_holds_only_what_matters_for_its_slice():
     state = State(FakeProject())
-    assert state.request() == Request("digits", "random-plane", ("one",), batchnorm="none")
+    assert state.request() == Request("digits", "random-plane", ("three",), batchnorm="none")
     state.param.update(slice="plane", seed=3)
-    assert state.request().checkpoints == ("one", "two")
+    assert state.request().checkpoints == ("two", "three")
     assert state.request().seed == 3
-    state.third = "three"
-    assert state.request().checkpoints == ("one", "two", "three")
+    state.third = "one"
+    assert state.request().checkpoints == ("two", "three", "one")
     assert state.request().seed == 0  # no random direction is left
     state.param.update(slice="gradient", seed=3)
-    assert state.request() == Request("digits", "gradient", ("one",), batchnorm="none")
+    assert state.request() == Request("digits", "gradient", ("three",), batchnorm="none")
     state.slice = "trajectory"
     assert state.request().checkpoints == ("one", "two", "three")
     assert words.promise(state) == "the loss of digits on a trajectory plane through its 3 checkpoints"
     state.param.update(slice="line", fit_extent=False, extent_a=(-0.5, 1.5))
     assert state.request().extent == ((-0.5, 1.5),)
+
+
+def test_the_last_checkpoints_are_meant_until_others_are_chosen():
+    state = State(FakeProject())
+    for kind, expected in (
+        ("random-plane", ("three",)),
+        ("line", ("two", "three")),
+        ("plane", ("two", "three")),
+        ("trajectory", ("one", "two", "three")),
+        ("gradient", ("three",)),
+    ):
+        state.slice = kind
+        assert state.request().checkpoints == expected == SLICES[kind].usual(("one", "two", "three"))
+    state.first = "one"
+    for kind in ("trajectory", "line"):
+        state.slice = kind
+        assert state.first == "one"
+    assert SLICES["plane"].usual(("only",)) == ("only",)
 
 
 def test_a_result_is_stale_while_the_choices_differ_from_those_it_was_computed_for():
@@ -318,7 +336,7 @@ def test_a_result_is_stale_while_the_choices_differ_from_those_it_was_computed_f
 def test_another_problem_keeps_the_choices_that_it_has_too_although_widgets_listen():
     state = State(FakeProject())
     controls = SliceControls(state)
-    state.param.update(slice="plane", second="three")
+    state.param.update(slice="plane", first="one")
     state.problem = "letters"
     assert (state.first, state.second, state.third) == ("one", "three", "")
     assert state.slice == "plane"
@@ -639,7 +657,7 @@ def everything_shown(view):
 
 def test_names_and_messages_that_others_wrote_are_text_never_html():
     assert text(PAYLOAD) == "&lt;img src=x onerror=window.pwned=1&gt;"
-    state = State(FakeProject(problems=(PAYLOAD,), checkpoints=(PAYLOAD, "two")))
+    state = State(FakeProject(problems=(PAYLOAD,), checkpoints=("two", PAYLOAD)))
     page = SurfacePage(state)
     shown = [everything_shown(page.view)]  # the promise names the problem and the checkpoint
     ds = plane_result(names=(PAYLOAD, "two"), provenance=plane_result(names=(PAYLOAD, "two")).attrs["provenance"])
@@ -700,7 +718,8 @@ def test_the_explorer_takes_a_problem_and_checkpoints(project):
 
 def test_the_same_checkpoint_twice_is_an_error_in_words(project):
     explorer = Explorer(project)
-    explorer.state.param.update(slice="line", second="m0")
+    explorer.state.slice = "line"
+    explorer.state.second = explorer.state.first
     explorer.state.compute = True
     wait(explorer.session)
     assert explorer.state.job.state is JobState.FAILED
@@ -761,7 +780,9 @@ def test_what_was_computed_is_taken_from_the_list_and_computed_again_only_if_it_
 
 
 def test_a_result_is_shown_again_with_the_choices_that_made_it(project):
-    state, _ = computed(project, {"slice": "plane", "second": "m2", "third": "m1"}, {"slice": "line", "first": "m1"})
+    state, _ = computed(
+        project, {"slice": "plane", "first": "m0", "third": "m1"}, {"slice": "line", "first": "m1", "second": "m2"}
+    )
     assert picture.dims(state.result) == 1
     state.show = 1
     assert (state.show, state.shown, state.slice, state.first, state.second, state.third) == (
@@ -839,8 +860,8 @@ def test_a_file_of_another_project_is_shown_and_changes_no_choice(tmp_path):
     file = save(plane_result(), tmp_path / "x.nc")
     state.upload = ("../../x y.nc", file.read_bytes())
     assert state.refused == ("", "")
-    assert (state.result is not None, state.computed, state.stale) == (True, None, False)
-    assert state.request() == Request("digits", "random-plane", ("one",), batchnorm="none")
+    assert (state.result is not None, state.computed, state.stale) == (True, None, True)
+    assert state.request() == Request("digits", "random-plane", ("three",), batchnorm="none")
     session.poll()
 
 
@@ -895,7 +916,252 @@ def test_each_result_has_a_row_that_says_what_it_is():
     assert state.remove == 2  # for the session
 
 
+def cancelled(session, monkeypatch):
+    """Compute until something is evaluated, wait there, and cancel."""
+    real = Request.steps
+
+    def waiting(request, project):
+        for ds in real(request, project):
+            yield ds
+            while ds.sizes["sample"] >= 100:
+                time.sleep(0.01)
+                yield ds
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Request, "steps", waiting)
+        session.state.compute = True
+        while session.state.result is None or session.state.result.sizes["sample"] < 100:
+            session.poll()
+        session.state.cancel = True
+        wait(session)
+    assert session.state.job.state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_compute_goes_on_from_what_was_cancelled(project, monkeypatch, count):
+    from analysis.evaluate import Evaluator
+
+    explorer = Explorer(project)
+    state, session = explorer.state, explorer.session
+    panel = RunPanel(state, words.message)
+    state.param.update(resolution=51, tolerance=0.0, seeds=count)
+    cancelled(session, monkeypatch)
+    kept = state.result.sizes["sample"]
+    assert panel.compute.label == "Continue"
+    state.seed = 5
+    assert panel.compute.label == "Compute"
+    state.seed = 0
+    counts, original = [], Evaluator.chunks
+    monkeypatch.setattr(
+        Evaluator, "chunks", lambda self, points: (counts.append(len(points)), original(self, points))[1]
+    )
+    sizes = []
+    state.param.watch(lambda event: sizes.append(event.new.sizes["sample"]), "result")
+    state.compute = True
+    wait(session)
+    assert state.job.state is JobState.DONE
+    assert sum(counts) == count * 51**2 - kept
+    assert min(sizes) >= kept
+    assert ([e.number for e in state.entries], panel.compute.label) == ([1], "Compute again")
+
+
+def test_an_unfinished_file_is_gone_on_from_where_it_fits_and_else_computed_anew(project, tmp_path):
+    request = Request("small", "random-line", ("m1",), extent=((-1.0, 1.0),), batchnorm="none")
+    steps = request.steps(project)
+    part = next(ds for ds in steps if ds.sizes["sample"])
+    steps.close()
+    content = save(part, tmp_path / "x.nc").read_bytes()
+    explorer = Explorer(project)
+    state = explorer.state
+    state.upload = ("mine.nc", content)
+    state.compute = True
+    wait(explorer.session)
+    assert (state.job.state, [e.file for e in state.entries]) == (JobState.DONE, ["mine.nc", ""])
+    facts = json.loads(part.attrs["provenance"])
+    facts["data"]["sha256"] = "0" * 64
+    other = Explorer(project)
+    file = save(part.assign_attrs(provenance=json.dumps(facts)), tmp_path / "y.nc")
+    other.state.upload = ("other.nc", file.read_bytes())
+    other.state.compute = True
+    wait(other.session)
+    assert other.state.job.state is JobState.DONE
+
+
+def test_a_picture_that_the_choices_cannot_say_is_marked_until_they_are_computed(project, tmp_path):
+    request = Request("small", "random-line", ("m1",), seeds=(7, 3), resolution=9, tolerance=0.0, batchnorm="none")
+    *_, ds = request.steps(project)
+    explorer = Explorer(project)
+    state = explorer.state
+    page, controls = SurfacePage(state), SliceControls(state)
+    assert not controls.unlike.visible
+    state.upload = ("mine.nc", save(ds, tmp_path / "x.nc").read_bytes())
+    assert (state.stale, state.foreign) == (True, ("resolution", "seeds"))
+    assert "Not of these choices" in page.run_panel.headline.object
+    assert "The choices below do not describe this picture." in controls.unlike.object
+    assert "They cannot say 9 points along each axis; the seeds 7, 3." in controls.unlike.object
+    state.param.update(resolution=51, seeds=1)
+    assert controls.unlike.visible
+    state.compute = True
+    wait(explorer.session)
+    assert (state.stale, controls.unlike.visible) == (False, False)
+    state.show = 1
+    assert controls.unlike.visible
+    state.remove = 1
+    assert (state.shown, controls.unlike.visible) == (2, False)
+
+
+def test_a_refused_file_is_no_longer_said_once_something_succeeds(project):
+    explorer = Explorer(project)
+    state = explorer.state
+    state.upload = ("bad.nc", b"nothing")
+    assert state.refused[0]
+    state.param.update(slice="random-line", resolution=51)
+    state.compute = True
+    wait(explorer.session)
+    assert state.refused == ("", "")
+
+
+# ---- several seeds ---------------------------------------------------------------------------------------
+
+
+def over_three(project, kind):
+    explorer = Explorer(project)
+    state = explorer.state
+    state.param.update(slice=kind, resolution=51, seed=4, seeds=3)
+    state.compute = True
+    wait(explorer.session)
+    assert state.job.state is JobState.DONE, state.job.reason
+    return state, SurfacePage(state)
+
+
+def test_a_line_over_seeds_is_their_mean_with_a_band_of_their_spread(project):
+    state, page = over_three(project, "random-line")
+    ds, curve = state.result, page.pair.plot.curve
+    state.log_scale = False
+    assert state.request().seeds == (4, 5, 6)
+    assert state.computed == state.request()
+    np.testing.assert_allclose(curve.line.data["y"], ds["loss_mean"])
+    np.testing.assert_allclose(curve.line.data["high"] - curve.line.data["y"], ds["loss_std"])
+    np.testing.assert_allclose(curve.each.data["ys"], ds["loss"])
+    assert [item.visible for item in curve.items] == [True, True, False]
+    assert curve.figure.yaxis[0].axis_label == "Mean loss (cross entropy) [nats]"
+    assert "mean ± standard deviation over seeds 4–6" in page.findings.caption.object
+    assert page.look_controls.fields["across"].visible
+    state.across = 1
+    assert "seed 5" in page.findings.caption.object
+    np.testing.assert_allclose(curve.line.data["y"], ds["loss"][1])
+    assert (curve.each.data["ys"], curve.names.visible) == ([], False)
+    state.across = "spread"
+    np.testing.assert_allclose(curve.line.data["y"], ds["loss_std"])
+    assert curve.figure.yaxis[0].axis_label == "Spread of loss (cross entropy) [nats]"
+    np.testing.assert_array_equal(page.findings.download.callback().read()[:4], b"\x89HDF")
+
+
+def test_a_plane_over_seeds_shows_the_mean_the_spread_beside_it_and_each_seed(project):
+    state, page = over_three(project, "random-plane")
+    ds, heatmap = state.result, page.pair.plot.heatmap
+    np.testing.assert_allclose(heatmap.image.data["raw"][0], ds["loss_mean"], rtol=1e-6)
+    state.compare = True
+    assert (state.other_across, state.other_metric, state.same_quantity) == ("spread", "loss", False)
+    np.testing.assert_allclose(page.pair.beside.heatmap.image.data["raw"][0], ds["loss_std"], rtol=1e-6)
+    assert "A shows Mean loss (cross entropy) [nats], B shows Spread of loss" in page.pair.compared.object
+    state.other_across = 0
+    assert (state.other_metric, state.same_quantity, state.same_axes) == ("loss", True, True)
+    state.other_across = "mean"
+    assert state.other_metric == "accuracy" or len(picture.metrics(ds)) == 1
+    state.choose(0.2, 0.2)
+    assert state.place is None  # the points of three planes
+    state.across = 2
+    assert state.point is None  # its coordinates mean other weights
+    state.choose(0.2, 0.2)
+    assert (state.place.surface.seed, state.place.surface.seeds) == (6, ())
+    state.seeds = 1
+    assert state.stale
+    state.show = 1
+    assert (state.seeds, state.stale) == (3, False)
+
+
+def test_until_a_seed_is_finished_the_first_one_is_shown():
+    import torch
+
+    problem = Problem(torch.nn.Linear(3, 2), "mse", (torch.randn(9, 3), torch.randn(9, 2)))
+    make = lambda seed: Line.random(problem.checkpoint(), seed=seed)  # noqa: E731
+    results = list(over_seeds(problem, make, [1, 2], resolution=101, dense=True))
+    first = seeds.part(results[0], "mean")
+    assert "over" not in first["loss"].attrs
+    assert json.loads(first.attrs["provenance"])["seed"] == 1
+    half = next(ds for ds in results if list(ds["seed_status"].values) == ["dense", "running"])
+    part = seeds.part(half, "mean")
+    assert part.attrs["over_seeds"] == "seed 1, the first of 2"
+    assert np.isnan(part["loss_se"]).all()
+
+
+def test_directions_are_chosen_like_those_of_the_command_line(project):
+    state = State(project)
+    controls = SliceControls(state)
+    assert [name for name in DIRECTIONS if controls.fields[name].visible] == ["normalisation", "layers", "include"]
+    assert state.request().normalisation is None
+    state.param.update(normalisation="layer", include=["bias", "weight"])
+    request = state.request()
+    assert (request.normalisation, request.include, request.layers, request.frozen) == (
+        "layer", ("bias", "weight"), None, None,
+    )  # fmt: skip
+    state.slice = "plane"
+    assert state.request().normalisation is None
+    assert controls.directions.visible  # for the number of seeds
+    assert not controls.fields["normalisation"].visible
+    state.slice = "gradient"
+    assert not controls.directions.visible
+
+
+def test_layers_and_frozen_parameters_are_offered_where_there_are_some():
+    import torch
+
+    frozen = torch.nn.Linear(3, 3).requires_grad_(False)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), frozen, torch.nn.Linear(3, 2))
+    data = (torch.randn(8, 3), torch.randint(0, 2, (8,)))
+    state, _ = computed(
+        Project(Problem(model, "cross_entropy", data, name="p")),
+        {"slice": "random-line", "layers": ["2"], "frozen": True, "seed": 1},
+    )
+    assert SliceControls(state).fields["layers"].visible
+    assert SliceControls(state).fields["frozen"].visible
+    facts = json.loads(state.result.attrs["provenance"])
+    assert (facts["layers"], facts["frozen"]) == (["2"], True)
+    assert state.computed == state.request()
+
+
+def test_a_file_with_options_of_the_command_line_restores_them(project, tmp_path):
+    request = Request(
+        "small", "random-line", ("m1",), seeds=(3, 4), resolution=51, tolerance=0.0, normalisation="weight",
+        include=("bias", "weight"), layers=("weigh*", "bias"), extent=((-0.5, 0.5),),
+    )  # fmt: skip
+    *_, ds = request.steps(project)
+    state = Explorer(project).state
+    state.upload = ("mine.nc", save(ds, tmp_path / "x.nc").read_bytes())
+    assert state.refused == ("", "")
+    assert (state.normalisation, state.include, state.layers, state.seeds) == (
+        "weight", ["bias", "weight"], ["weigh*", "bias"], 2,
+    )  # fmt: skip
+    assert state.computed == state.request() == replace(request, seed=3, batchnorm="none")
+
+
 # ---- two pictures ----------------------------------------------------------------------------------------
+
+
+def test_a_long_axis_title_has_its_units_on_a_line_of_their_own():
+    assert plotting.wrapped("a: random direction 1 [filter norms]") == "a: random direction 1 [filter norms]"
+    long = "b: random direction ⟂ a [distance resnet16-s1 – resnet16-s2]"
+    assert plotting.wrapped(long) == "b: random direction ⟂ a\n[distance resnet16-s1 – resnet16-s2]"
+
+
+def test_a_choice_says_a_metric_anew_when_its_name_changes():
+    state = State(FakeProject())
+    shown = PictureControls(state).fields["metric"][0]
+    told = []
+    shown.param.watch(lambda event: told.append(event.new), "value", onlychanged=False)
+    state.param.metric.objects = {"Loss (mean squared error)": "loss"}
+    assert told == ["loss"]
 
 
 def test_two_results_of_one_quantity_share_a_scale_and_a_choice_of_it():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from analysis import load
-from landscape_app import cli
+from landscape_app import __main__, cli
 from landscape_app.projects import VARIABLE
 
 PROJECT = """
@@ -120,7 +120,27 @@ def test_an_interrupted_surface_is_saved_as_far_as_it_got(capsys, monkeypatch, p
     status, said, _ = run(capsys, "surface", project, "--out", out)
     assert status == 130
     assert said.startswith("Interrupted")
+    assert "interpolation error not known yet; loss" in said
     assert load(out).attrs["status"] == "running"
+
+
+def test_ctrl_c_while_it_imports_ends_it_quietly(capsys, monkeypatch):
+    class Interrupting:
+        def find_spec(self, name, *_):
+            if name == "landscape_app.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "landscape_app.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    assert __main__.main() == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_checkpoints_in_a_folder_are_named_in_numeric_order(capsys, tmp_path):
+    for step in (100, 20, 3):
+        torch.save(torch.nn.Linear(3, 2).state_dict(), tmp_path / f"step-{step}.pt")
+    status, _, err = run(capsys, "info", tmp_path)
+    assert (status, "'step-3.pt', 'step-20.pt', 'step-100.pt'" in err) == (2, True)
 
 
 def test_an_interrupted_surface_is_continued(capsys, monkeypatch, project, tmp_path):
@@ -192,6 +212,9 @@ def test_options_of_random_directions_and_of_planes_through_three(capsys, projec
     assert run(capsys, "surface", project, *small, "--normalisation", "layer", "--layers", "weight")[0] == 0
     facts = provenance(load(out))
     assert (facts["normalisation"], facts["layers"]) == ("layer", ["weight"])
+    assert run(capsys, "surface", project, *small, "--include", "weight", "bias", "--frozen")[0] == 0
+    facts = provenance(load(out))
+    assert (facts["include"], facts["frozen"]) == (["bias", "weight"], True)
     three = ["--plane", "through", *(w for n in ("before", "start", "end") for w in ("--checkpoint", n))]
     assert run(capsys, "surface", project, *small, *three, "--basis", "affine", "--centre", "mean")[0] == 0
     ds = load(out)
@@ -200,7 +223,7 @@ def test_options_of_random_directions_and_of_planes_through_three(capsys, projec
     assert ds.marker_b.values == pytest.approx([-1, 0, 1], abs=1e-5)
     for options, words in [
         ([*three, "--layers", "weight"], "no option layers; it takes centre, basis, units"),
-        (["--basis", "svd"], "no option basis; it takes normalisation, layers"),
+        (["--basis", "svd"], "no option basis; it takes normalisation, include, layers, frozen"),
         ([*three, "--seeds", "2"], "has no random direction"),
         (["--plane", "gradient", "--seeds", "2"], "has no random direction"),
         (["--layers", "conv.*"], "'conv.*' matches no parameter"),

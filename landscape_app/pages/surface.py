@@ -17,8 +17,8 @@ from landscape_app.text import text
 title = "Surface"
 needs = 1
 
-APPEARANCE = ["result", "metric", "log_scale", "palette", "show_contours", "show_samples", "relief"]
-COMPARISON = ["compare", "other", "other_metric", "other_log_scale"]
+APPEARANCE = ["result", "metric", "across", "log_scale", "palette", "show_contours", "show_samples", "relief"]
+COMPARISON = ["compare", "other", "other_metric", "other_across", "other_log_scale"]
 INVITATION = "Tap the picture, or give a and b: the value there, and the slices through it."
 SKETCH = """<svg viewBox="0 0 120 72" fill="none" stroke="currentColor" stroke-width="1.4" aria-hidden="true">
 <ellipse cx="60" cy="36" rx="56" ry="32" opacity=".3"/><ellipse cx="57" cy="38" rx="40" ry="22" opacity=".5"/>
@@ -77,7 +77,7 @@ class SurfacePage:
             self._draw_all()
 
     def _draw_all(self) -> None:
-        state, ds = self.state, self.state.result
+        state, ds = self.state, self.state.drawn
         plane = ds is not None and picture.dims(ds) == 2
         asks = ds is not None and words.classifies(ds)
         self.point_box.visible = plane or asks
@@ -85,6 +85,7 @@ class SurfacePage:
         for shown in self.point_controls.fields.values():
             shown.visible = plane
         self.show_radius.visible = asks
+        self.look_controls.fields["across"].visible = ds is not None and "seed" in state.result.dims
         for name in ("palette", "show_contours", "relief"):
             self.look_controls.fields[name].visible = ds is None or plane
         self.origin.visible = ds is not None and picture.parabola(ds, "a") is not None
@@ -111,7 +112,7 @@ class SurfacePage:
             self._draw_there()
 
     def _draw_there(self) -> None:
-        state, ds, point = self.state, self.state.result, self.state.point
+        state, ds, point = self.state, self.state.drawn, self.state.point
         self.slice_box.visible = point is not None
         self.point_text.object = f'<p class="ls quiet">{text(INVITATION)}</p>'
         self.spectrum_here.disabled = state.place is None
