@@ -106,6 +106,10 @@ class Replica:
             self.kept[name].copy_(value)
         self._versions = {}
 
+    def buffers(self) -> dict[str, Tensor]:
+        """The network's buffers as they are now: after `settle`, those of the problem's policy."""
+        return {name: buffer.clone() for name, buffer in self._buffers.items()}
+
     def measure(self) -> dict[str, tuple[Any, Any]]:
         """Mean and standard error of each metric at the present weights."""
         return self.report([self.totals(self.problem.blocks(None))])[0]
