@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import zoo
+from models import Tied
 from test_matching import digits_pair
 from torch import nn
 
@@ -138,14 +138,14 @@ def test_merged_residual_networks(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
 def test_a_saved_checkpoint_loads_into_the_original_class(tmp_path, suffix):
-    model = zoo.language_model()
+    model = Tied()
     checkpoint = replace(Checkpoint.of(model), info={"step": 3})
     file = save_checkpoint(checkpoint, tmp_path / f"c{suffix}")
     again = load_checkpoint(file, model)
     assert again.digest == checkpoint.digest
     assert dict(again.info) == ({"step": "3"} if suffix == ".safetensors" else {})
     state = torch.load(file) if suffix != ".safetensors" else __import__("safetensors.torch").torch.load_file(file)
-    zoo.language_model().load_state_dict(state)  # strict: tied weights are there under both names
+    Tied().load_state_dict(state)  # strict: tied weights are there under both names
 
 
 def test_errors(tmp_path):

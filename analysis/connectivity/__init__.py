@@ -1,7 +1,9 @@
 """Connectivity: permutation symmetries of any module, matching of checkpoints, and the barrier between them."""
 
 from .barrier import barrier, barrier_height
+from .chord import example_barriers, path_curvature
 from .groups import Group, Permutation
+from .layers import layer_barriers, layers_of, with_layers
 from .matching import Matching, match_activations, match_weights
 from .merging import Merger, average, match_many, merge, recalibrated, repaired
 from .symmetries import Certificate, Symmetries, find_symmetries
@@ -16,11 +18,16 @@ __all__ = [
     "average",
     "barrier",
     "barrier_height",
+    "example_barriers",
     "find_symmetries",
+    "layer_barriers",
+    "layers_of",
     "match_activations",
     "match_many",
     "match_weights",
     "merge",
+    "path_curvature",
     "recalibrated",
     "repaired",
+    "with_layers",
 ]
