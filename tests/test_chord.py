@@ -40,6 +40,16 @@ def test_a_kink_is_seen_by_the_losses_alone():
     assert float(ds.middle_rise) == pytest.approx(0.2 - 0.35)
 
 
+def test_parameters_that_the_model_does_not_train_count_too():
+    model = number(0.0).requires_grad_(False)
+    problem = Problem(
+        nn.Sequential(model, number(1.0)), lambda model, batch: model[0].weight.sum() ** 2, (torch.zeros(3, 1),)
+    )
+    a, b = (problem.checkpoint(nn.Sequential(number(v), number(1.0)), name=str(v)) for v in (0.0, 1.0))
+    *_, ds = path_curvature(problem, a, b)
+    assert float(ds.middle_rise_from_curvature) == pytest.approx(0.25 - 0.5)
+
+
 @pytest.mark.parametrize("family", ["tanh64", "gelu64"])
 def test_smooth_networks(family):
     problem, a, b = digits_pair(family)

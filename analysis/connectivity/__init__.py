@@ -2,6 +2,7 @@
 
 from .barrier import barrier, barrier_height
 from .chord import example_barriers, path_curvature
+from .curves import Curve, CurveSearch
 from .groups import Group, Permutation
 from .layers import layer_barriers, layers_of, with_layers
 from .matching import Matching, match_activations, match_weights
@@ -10,6 +11,8 @@ from .symmetries import Certificate, Symmetries, find_symmetries
 
 __all__ = [
     "Certificate",
+    "Curve",
+    "CurveSearch",
     "Group",
     "Matching",
     "Merger",
