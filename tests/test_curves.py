@@ -66,6 +66,7 @@ def test_a_trained_bend_is_the_one_of_lowest_mean_loss(kind):
     found = search.curve.points[1].weights["weight"].double().numpy()[0]
     np.testing.assert_allclose(found, best.x, atol=0.03)
     assert mean_loss(found) < best.fun + 1e-4
+    assert np.mean(search.losses[-400:]) == pytest.approx(best.fun, rel=0.2)
     *_, straight = barrier(problem, a, b)
     assert float(straight.loss_barrier) == pytest.approx((0.25 - 1) ** 2, rel=1e-3)
     assert float(ds.loss_barrier) < 0.25 * float(straight.loss_barrier)
@@ -153,6 +154,12 @@ def test_batchnorm_is_trained_on_batches_and_looked_at_recalibrated():
         assert float(ds.loss[-i]) == pytest.approx(problem.measure(end)["loss"][0], rel=1e-4)
     middle = Checkpoint(search.curve.point(0.5), a.buffers, "middle")
     assert float(ds.loss.sel(t=0.5)) == pytest.approx(problem.measure(middle)["loss"][0], rel=1e-4)
+    near = Checkpoint((1 + 1e-6) * a.weights, a.buffers, "near")  # wherever it is looked at, the loss is that of a
+    still = CurveSearch(problem, a, near, steps=120, batch_size=8, learning_rate=1e-9)
+    list(still.steps())
+    on_batches = Problem(model, "cross_entropy", (x, y), batch_size=8, batchnorm="batch").measure(a)["loss"][0]
+    gap = abs(on_batches - problem.measure(a)["loss"][0])
+    assert abs(np.mean(still.losses) - on_batches) < gap / 3
     with pytest.raises(LandscapeError, match="recalibrated"):
         CurveSearch(problem.with_batchnorm("frozen"), a, b)
 

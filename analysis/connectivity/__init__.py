@@ -6,6 +6,7 @@ from .curves import Curve, CurveSearch
 from .groups import Group, Permutation
 from .layers import layer_barriers, layers_of, with_layers
 from .matching import Matching, match_activations, match_weights
+from .matrix import barrier_matrix
 from .merging import Merger, average, match_many, merge, recalibrated, repaired
 from .symmetries import Certificate, Symmetries, find_symmetries
 
@@ -21,6 +22,7 @@ __all__ = [
     "average",
     "barrier",
     "barrier_height",
+    "barrier_matrix",
     "example_barriers",
     "find_symmetries",
     "layer_barriers",

@@ -104,12 +104,17 @@ def barrier(
     if not 0 < tolerance < 1:
         raise LandscapeError(f"tolerance is {tolerance}; expected a number between 0 and 1.")
     for checkpoint in (start, end):
-        bad = [name for name, tensor in checkpoint.weights.items() if not torch.isfinite(tensor).all()]
-        if bad:
-            raise CheckpointError(
-                f"Checkpoint '{checkpoint.name}' holds NaN or infinite weights in {bad[:3]}: there is no path to it."
-            )
+        refuse_damaged(checkpoint)
     return _Path(problem, Line.through(start, end), convention, tolerance, strategy).run(points)
+
+
+def refuse_damaged(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError for weights that are not finite."""
+    bad = [name for name, tensor in checkpoint.weights.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise CheckpointError(
+            f"Checkpoint '{checkpoint.name}' holds NaN or infinite weights in {bad[:3]}: there is no path to it."
+        )
 
 
 class _Path:
