@@ -8,6 +8,7 @@ from .layers import layer_barriers, layers_of, with_layers
 from .matching import Matching, match_activations, match_weights
 from .matrix import barrier_matrix
 from .merging import Merger, average, match_many, merge, recalibrated, repaired
+from .straight_through import StraightThrough
 from .symmetries import Certificate, Symmetries, find_symmetries
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Matching",
     "Merger",
     "Permutation",
+    "StraightThrough",
     "Symmetries",
     "average",
     "barrier",

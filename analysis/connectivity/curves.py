@@ -27,6 +27,7 @@ from ..subspace import Line, Plane
 from ..weights import Weights
 from .barrier import CONVENTIONS, path_variables
 from .layers import refuse_frozen
+from .running import on_batches, shuffled, unpacked
 
 KINDS = ("bezier", "polygon")
 LOOKING_SHARE = 0.2  # of the time goes into looking at the curve while it is trained
@@ -174,8 +175,7 @@ class CurveSearch:
 
     def _trained(self) -> Generator[None, None, None]:
         """Take one step after the other."""
-        has_statistics = "batch" in self.problem.batchnorm_choices
-        replica = Replica(self.problem.with_batchnorm("batch") if has_statistics else self.problem)
+        replica = Replica(on_batches(self.problem))
         curve = self.curve
         replica.load_buffers(curve.points[0])
         points = [replica.pack(point.weights) for point in curve.points]
@@ -183,7 +183,7 @@ class CurveSearch:
         optimiser = torch.optim.Adam(bends, lr=self._rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self._planned)
         rng = np.random.default_rng(self._seed)
-        for batch in self._batches(rng):
+        for batch in shuffled(self.problem.data, self._batch_size, self._planned, rng):
             shares = curve.shares(rng.random()).tolist()
             replica.flat.copy_(sum(share * point for share, point in zip(shares, points, strict=True)))
             loss, weights = replica.loss_and_gradient([batch])
@@ -198,28 +198,8 @@ class CurveSearch:
                 bend.grad = share * gradient
             optimiser.step()
             schedule.step()
-            self._inner = [self._unpacked(replica, bend) for bend in bends]
+            self._inner = [unpacked(replica, bend, self._ends[0].weights) for bend in bends]
             yield
-
-    def _unpacked(self, replica: Replica, bend: torch.Tensor) -> Weights:
-        views = replica.views(bend)
-        return self._ends[0].weights.map(lambda name, tensor: views[name].to(tensor))
-
-    def _batches(self, rng: np.random.Generator) -> Iterator[Any]:
-        """As many batches as there are steps: each pass over the data in another order."""
-        data, left = self.problem.data, self._planned
-        whole = [] if data.mergeable else data.batches()
-        while True:
-            if whole:
-                chosen: Iterator[Any] = (whole[i] for i in rng.permutation(len(whole)))
-            else:
-                order = torch.from_numpy(rng.permutation(data.n))
-                chosen = (data.chosen_batch(rows.sort().values) for rows in order.split(self._batch_size))
-            for batch in chosen:
-                if not left:
-                    return
-                left -= 1
-                yield batch
 
     def _measure_ends(self) -> None:
         values = [self.problem.measure(end) for end in self._ends]
