@@ -25,6 +25,7 @@ def test_a_double_well():
     np.testing.assert_allclose(ds.curvature, 4 * (12 * w**2 - 4), atol=1e-10)
     assert float(ds.middle_rise_from_curvature) == pytest.approx(1.0, rel=1e-12)
     assert float(ds.middle_rise) == pytest.approx(1.0, rel=1e-12)
+    assert float(ds.middle_rise_from_ends) == pytest.approx(4.0)  # 32 / 8 at both
     assert ds.attrs["status"] == "converged"
     assert ds.attrs["evaluations"] == 17  # of two halves of 8 intervals
 
@@ -32,6 +33,7 @@ def test_a_double_well():
 def test_a_convex_loss_sags():
     ds = on_a_line(torch.exp, 0.0, 2.0)
     assert float(ds.middle_rise_from_curvature) == pytest.approx(np.e - (1 + np.e**2) / 2, rel=1e-9)
+    assert float(ds.middle_rise_from_ends) == pytest.approx((1 - np.e**2) / 2 + (1 + np.e**2) / 4)
 
 
 def test_a_kink_is_seen_by_the_losses_alone():

@@ -1,5 +1,6 @@
 """Connectivity: permutation symmetries of any module, matching of checkpoints, and the barrier between them."""
 
+from .alignment import singular_alignment
 from .barrier import barrier, barrier_height
 from .chord import example_barriers, path_curvature
 from .curves import Curve, CurveSearch
@@ -10,6 +11,7 @@ from .matrix import barrier_matrix
 from .merging import Merger, average, match_many, merge, recalibrated, repaired
 from .straight_through import StraightThrough
 from .symmetries import Certificate, Symmetries, find_symmetries
+from .widths import widened
 
 __all__ = [
     "Certificate",
@@ -36,5 +38,7 @@ __all__ = [
     "path_curvature",
     "recalibrated",
     "repaired",
+    "singular_alignment",
+    "widened",
     "with_layers",
 ]

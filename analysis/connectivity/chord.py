@@ -40,6 +40,8 @@ def path_curvature(
     Yields Datasets with the dim ``t``: ``curvature`` [t], in units of the loss; ``middle_rise``, from the losses, and
     ``middle_rise_from_curvature``, from the integral; ``integral_change``, by how much it changed last. Where the two
     differ by more, the loss has kinks, as that of ReLU networks, and curvature there that no product with H sees.
+    ``middle_rise_from_ends``: what the second-order Taylor polynomials at the two ends say, averaged (Ito, Yamada and
+    Kumagai 2024, arXiv:2402.04051).
     Attributes: title, status ("running", "converged" or "unconverged"), progress, evaluations ...
 
     Close it to cancel. Raises LandscapeError for bad arguments, equal checkpoints, and BatchNorm statistics that are
@@ -61,6 +63,7 @@ class _PathCurvature:
     def __init__(self, problem: Problem, line: Line, tolerance: float):
         self.problem, self.line, self.tolerance = problem, line, tolerance
         self.values: dict[float, float] = {}
+        self.slopes: dict[float, float] = {}
         self.integral = self.change = np.nan
 
     def run(self) -> Iterator[xr.Dataset]:
@@ -91,6 +94,8 @@ class _PathCurvature:
         operator = Curvature(self.problem, self._at(t), frozen=True)
         along = operator.from_weights(self.line.axes[0].weights)
         product = run(operator.steps(along)) if self.values else operator.matvec(along)  # the first is checked
+        if t in (0.0, 1.0):
+            self.slopes[t] = float(along.double() @ operator.gradient.double())
         return float(along.double() @ product.double())
 
     def _wanted(self, intervals: int) -> list[float]:
@@ -98,6 +103,11 @@ class _PathCurvature:
         half = (1 - np.cos(np.pi * np.arange(intervals + 1) / intervals)) / 4
         every = np.unique(np.concatenate([half, 1 - half]).round(15))
         return [float(t) for t in every if not any(abs(t - known) < 1e-12 for known in self.values)]
+
+    def _from_ends(self) -> float:
+        if len(self.slopes) < 2:
+            return np.nan
+        return (self.slopes[0.0] - self.slopes[1.0]) / 4 + (self.values[0.0] + self.values[1.0]) / 16
 
     def _weighted(self, function: Any) -> float:
         """-1/2 of the integral of min(t, 1 - t) times a function of the curvature."""
@@ -120,6 +130,11 @@ class _PathCurvature:
                 "curvature": ("t", np.array([self.values[x] for x in t]), {"long_name": "Δ'HΔ", **about}),
                 "middle_rise": ((), self.rise, {"long_name": "rise of the loss at the middle", **about}),
                 "middle_rise_from_curvature": ((), self.integral, {"long_name": "rise from the curvature", **about}),
+                "middle_rise_from_ends": (
+                    (),
+                    self._from_ends(),
+                    {"long_name": "rise from Taylor at the ends", **about},
+                ),
                 "integral_change": ((), self.change, {"long_name": "last change of the integral", **about}),
             },
             coords={"t": ("t", t, {"long_name": axis.label, "units": axis.units})},
