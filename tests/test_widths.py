@@ -58,14 +58,21 @@ def image_problem(model):
     return Problem(model, "cross_entropy", (torch.randn(12, 1, 6, 6), torch.arange(12) % 3))
 
 
-def flat(channels):
+class ChannelsLast(nn.Module):
+    def forward(self, x):
+        return x.movedim(1, -1)
+
+
+def flat(channels, order):
     torch.manual_seed(channels)
-    return nn.Sequential(nn.Conv2d(1, channels, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * channels, 3))
+    last = nn.Linear(16 * channels, 3)
+    return nn.Sequential(nn.Conv2d(1, channels, 3), nn.ReLU(), order(), nn.Flatten(), last)
 
 
-def test_a_flattened_image_keeps_its_places():
-    narrow, wide = image_problem(flat(3)), image_problem(flat(5))
-    wide = Problem(flat(5), "cross_entropy", narrow.data)
+@pytest.mark.parametrize("order", [nn.Identity, ChannelsLast])
+def test_a_flattened_image_keeps_its_places(order):
+    narrow = image_problem(flat(3, order))
+    wide = Problem(flat(5, order), "cross_entropy", narrow.data)
     a = narrow.checkpoint()
     padded = widened(narrow, wide, a, symmetries=(find_symmetries(narrow), find_symmetries(wide)))
     assert wide.measure(padded)["loss"][0] == pytest.approx(narrow.measure(a)["loss"][0], rel=1e-6)
