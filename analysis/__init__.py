@@ -1,6 +1,6 @@
 """Loss landscapes, curvature and mode connectivity of any PyTorch model: weights and data in, xarray Datasets out."""
 
-from .checkpoints import Checkpoint, load_checkpoint
+from .checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from .curvature import Curvature, Eigenpairs, along_training, sharpness
 from .errors import (
     CheckpointError,
@@ -48,6 +48,7 @@ __all__ = [
     "radius_band",
     "read_checkpoint",
     "save",
+    "save_checkpoint",
     "sharpness",
     "softmax_radius",
     "surface",

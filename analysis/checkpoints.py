@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import CheckpointError
+from .files import whole_file
 from .fitting import fit_state_dict
 from .reading import CheckpointFile, StateDict, read_checkpoint
 from .weights import Structure, Weights, digest
@@ -102,6 +104,28 @@ def load_checkpoint(
     if fitted.key and key is not None:
         label = name or f"{label} [{fitted.key}]"
     return _finite(Checkpoint(weights, buffers, label, info, origin, fitted.unused))
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> Path:
+    """Write a checkpoint as a state dict that the original class loads strictly; tied weights under all their names.
+
+    path: .safetensors, with `info` as its metadata, or .pt or .pth, the state dict alone as torch.save writes it. The
+    file appears whole or not at all.
+
+    Raises CheckpointError for another suffix, and if the folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    if path.suffix not in (".safetensors", ".pt", ".pth"):
+        raise CheckpointError(f"Cannot save a checkpoint as '{path.name}'; give a name in .safetensors, .pt or .pth.")
+    state = {**checkpoint.weights, **{k: checkpoint.weights[k] for k in checkpoint.weights.structure.aliases}}
+    state |= checkpoint.buffers
+    own = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    with whole_file(path, "merged.safetensors", CheckpointError) as temporary:
+        if path.suffix == ".safetensors":
+            save_file(own, temporary, metadata={key: str(value) for key, value in checkpoint.info.items()})
+        else:
+            torch.save(own, temporary)
+    return path
 
 
 def _tensors_only(state: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -106,6 +106,10 @@ class Replica:
             self.kept[name].copy_(value)
         self._versions = {}
 
+    def buffers(self) -> dict[str, Tensor]:
+        """The network's buffers as they are now: after `settle`, those of the problem's policy."""
+        return {name: buffer.clone() for name, buffer in self._buffers.items()}
+
     def measure(self) -> dict[str, tuple[Any, Any]]:
         """Mean and standard error of each metric at the present weights."""
         return self.report([self.totals(self.problem.blocks(None))])[0]
@@ -144,9 +148,13 @@ class Replica:
 
     def gradient(self, blocks: list[Any]) -> Weights:
         """Gradient of the mean loss over the data at the present weights."""
+        return self.loss_and_gradient(blocks)[1]
+
+    def loss_and_gradient(self, blocks: list[Any]) -> tuple[float, Weights]:
+        """The mean loss over the data and its gradient at the present weights."""
         loss, moving = self.problem.measures[0], self._moving
         sums = [torch.zeros_like(p) for p in moving]
-        total = torch.zeros((), dtype=torch.float64, device=self.flat.device)
+        total, summed = (torch.zeros((), dtype=torch.float64, device=self.flat.device) for _ in range(2))
         with self.seeded(), self.own_context(grad=True):
             self.settle()
             for batch in map(self.here, blocks):
@@ -159,8 +167,9 @@ class Replica:
                     if part is not None:
                         into += part
                 total += weights.sum()
+                summed += values.detach().sum()
         gradient = {name: (s / total).to(s.dtype) for name, s in zip(self._spans, sums, strict=True)}
-        return Weights(gradient, self.problem.structure)
+        return float(summed / total), Weights(gradient, self.problem.structure)
 
     def settle(self) -> None:
         """Bring buffers and normalisation layers to what the problem's policy says for the present weights."""

@@ -9,8 +9,6 @@ returned. The evaluated points are listed along ``sample``, the checkpoints alon
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from .errors import ResultError
+from .files import whole_file
 from .provenance import versions
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from .subspace import Subspace
 
 SCHEMA = "landscape/1"
-UMASK = os.umask(0o077)  # it can only be read by setting it: once, at import
-os.umask(UMASK)
 
 
 def provenance_json(problem: Problem, subspace: Subspace, strategy: Mapping[str, Any], **more: Any) -> str:
@@ -55,23 +52,8 @@ def save(ds: xr.Dataset, path: str | Path) -> Path:
     Raises ResultError if the folder does not exist or cannot be written to.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ResultError(
-            f"Cannot save to '{path}': it is a folder. Give the name of a file in it, such as surface.nc."
-        )
-    if not path.parent.is_dir():
-        raise ResultError(f"Cannot save to '{path}': the folder '{path.parent}' does not exist. Create it first.")
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-        os.chmod(temporary, 0o666 & ~UMASK)
-    except OSError as error:
-        raise ResultError(f"Cannot save to '{path}': {error.strerror}.") from error
-    try:
+    with whole_file(path, "surface.nc", ResultError) as temporary:
         ds.assign_attrs(schema=SCHEMA).to_netcdf(temporary, engine="h5netcdf")
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     return path
 
 

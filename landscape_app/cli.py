@@ -1,4 +1,4 @@
-"""The ``landscape`` command: compute a surface or curvature, look into a file, start the dashboard."""
+"""The ``landscape`` command: compute a surface, curvature or connectivity, look into a file, start the dashboard."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import errno
 import json
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -16,34 +15,22 @@ from typing import Any, cast
 
 import numpy as np
 import xarray as xr
-from tqdm import tqdm
 
-from analysis import (
-    Checkpoint,
-    LandscapeError,
-    Problem,
-    Project,
-    ProjectError,
-    load,
-    load_project,
-    provenance,
-    save,
-    sharpness,
-)
+from analysis import Checkpoint, LandscapeError, Problem, ProjectError, load, provenance, sharpness
 from analysis.curvature import Curvature, Eigenpairs, density, samples_by_class
 from analysis.curvature.operators import KINDS
 from analysis.curvature.sharpness import GEOMETRIES
 from analysis.directions import KINDS as KINDS_THAT_MOVE
 from analysis.directions import NORMALISATIONS
 from analysis.subspace import BASES, CENTRES, UNITS
-from landscape_app import projects
+from landscape_app import connecting, projects
 from landscape_app.about import describe
+from landscape_app.command import INTERRUPTED, check_out, computed, opened, under_policy
 from landscape_app.request import SLICES, Request
 from landscape_app.text import duration, number, percent
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PLANES = ("random", "line", "through", "gradient", "trajectory")
-INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     sharp.add_argument("--seed", type=int, default=0, metavar="S", help="of the random vectors (default 0)")
 
+    connecting.add(commands)
+
     serve = commands.add_parser("serve", help="start the dashboard, with the shipped samples or your project")
     serve.add_argument("project", nargs="?", type=Path, metavar="PROJECT", help="a project file")
     serve.add_argument("--port", type=int, default=5006)
@@ -155,7 +144,7 @@ def _at_checkpoint(commands: Any, name: str, run: Callable, words: str) -> argpa
 
 
 def _surface(options: argparse.Namespace) -> int:
-    project, problem = _opened(options.project)
+    project, problem = opened(options.project)
     kind = _slice(options.plane, options.checkpoint)
     request = Request(
         problem=problem,
@@ -175,9 +164,9 @@ def _surface(options: argparse.Namespace) -> int:
         basis=options.basis,
         units=options.units,
     )
-    _check_out(options.out)
+    check_out(options.out)
     steps = request.steps(project, resume=load(options.resume) if options.resume else None)
-    return _computed(steps, options.out, request.problem, "evaluations", _said_of_surface)
+    return computed(steps, options.out, request.problem, "evaluations", _said_of_surface)
 
 
 def _said_of_surface(result: xr.Dataset) -> str:
@@ -190,7 +179,7 @@ def _said_of_surface(result: xr.Dataset) -> str:
 
 
 def _spectrum(options: argparse.Namespace) -> int:
-    _check_out(options.out)
+    check_out(options.out)
     problem, checkpoint = _problem_and_checkpoint(options)
     chosen = None
     if options.label is not None:
@@ -207,7 +196,7 @@ def _spectrum(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     steps = _spectra(search, options.density, options.label)
-    return _computed(steps, options.out, problem.name, "products", _said_of_spectrum)
+    return computed(steps, options.out, problem.name, "products", _said_of_spectrum)
 
 
 def _spectra(search: Eigenpairs, with_density: bool, label: int | None) -> Iterator[xr.Dataset]:
@@ -248,7 +237,7 @@ def _said_of_spectrum(result: xr.Dataset) -> str:
 
 
 def _sharpness(options: argparse.Namespace) -> int:
-    _check_out(options.out)
+    check_out(options.out)
     problem, checkpoint = _problem_and_checkpoint(options)
     steps = sharpness(
         problem,
@@ -259,7 +248,7 @@ def _sharpness(options: argparse.Namespace) -> int:
         layers=options.layers,
         seed=options.seed,
     )
-    return _computed(steps, options.out, problem.name, "evaluations", _said_of_sharpness)
+    return computed(steps, options.out, problem.name, "evaluations", _said_of_sharpness)
 
 
 def _said_of_sharpness(result: xr.Dataset) -> str:
@@ -272,54 +261,10 @@ def _said_of_sharpness(result: xr.Dataset) -> str:
     return f"{facts['title']}; {spent}; at least, within radius {number(largest['radius'])}: {at}"
 
 
-def _check_out(out: Path) -> None:
-    if out.is_dir() or out.suffix not in (".nc", ".nc4", ".h5"):
-        raise LandscapeError(f"--out {out}: give the name of a netCDF file, such as result.nc.")
-    if not out.parent.is_dir():
-        raise LandscapeError(f"--out: the folder '{out.parent}' does not exist; create it first.")
-
-
-def _computed(results: Iterator[xr.Dataset], out: Path, name: str, unit: str, said: Callable[[xr.Dataset], str]) -> int:
-    """Compute with a progress bar; what there is at Ctrl-C is saved all the same."""
-    result, status = None, 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that runs out of time keeps what it has
-    with closing(cast(Generator, results)) as steps, tqdm(unit=f" {unit}", desc=name) as bar:
-        try:
-            for result in steps:
-                bar.total = result.attrs.get(f"planned_{unit}")
-                bar.update(result.attrs[unit] - bar.n)
-        except KeyboardInterrupt:
-            status = INTERRUPTED
-    if result is None:
-        print("landscape: interrupted before the first value; nothing is saved.", file=sys.stderr)
-        return status
-    save(result, out)
-    print(f"{'Interrupted; what there is so far is saved' if status else 'Saved'}: {out} ({said(result)})")
-    return status
-
-
-def _opened(given: str) -> tuple[Project, str]:
-    """A project, and the name of one of its problems."""
-    file, _, wanted = given.partition(".py:")
-    project = load_project(f"{file}.py" if wanted else file)
-    return project, _problem(project, wanted)
-
-
 def _problem_and_checkpoint(options: argparse.Namespace) -> tuple[Problem, Checkpoint]:
-    project, name = _opened(options.project)
-    problem = project.problems[name]
-    if options.batchnorm is not None:
-        problem = problem.with_batchnorm(options.batchnorm)
+    project, name = opened(options.project)
+    problem = under_policy(project, name, options.batchnorm)
     return problem, project.checkpoint(name, options.checkpoint or project.checkpoint_names(name)[-1])
-
-
-def _problem(project: Project, wanted: str) -> str:
-    names = list(project.problems)
-    if not wanted and len(names) > 1:
-        raise ProjectError(f"{project.name} has {len(names)} problems; name one after a colon: {', '.join(names)}.")
-    if wanted and wanted not in names:
-        raise ProjectError(f"{project.name} has no problem '{wanted}'; it has {', '.join(names)}.")
-    return wanted or names[0]
 
 
 def _slice(plane: str, checkpoints: Sequence[str]) -> str:

@@ -50,10 +50,20 @@ def test_curvature(folder, capsys):
     assert capsys.readouterr().out
 
 
+def test_connectivity(folder, capsys):
+    from analysis import Problem, load_checkpoint
+
+    problem = Problem(mlp(), "cross_entropy", classification())
+    a, b = (problem.checkpoint(mlp(seed=seed), name=str(seed)) for seed in (1, 2))
+    exec(BLOCKS[2], {"problem": problem, "a": a, "b": b})
+    assert capsys.readouterr().out
+    assert load_checkpoint("merged.safetensors", mlp()).weights.numel == a.weights.numel
+
+
 def test_a_project_file(folder):
     from analysis import load_project
 
-    Path("my_project.py").write_text(BLOCKS[2])
+    Path("my_project.py").write_text(BLOCKS[3])
     project = load_project("my_project.py")
     (name,) = project.problems
     assert project.checkpoint_names(name) == ("final",)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,12 +104,17 @@ def barrier(
     if not 0 < tolerance < 1:
         raise LandscapeError(f"tolerance is {tolerance}; expected a number between 0 and 1.")
     for checkpoint in (start, end):
-        bad = [name for name, tensor in checkpoint.weights.items() if not torch.isfinite(tensor).all()]
-        if bad:
-            raise CheckpointError(
-                f"Checkpoint '{checkpoint.name}' holds NaN or infinite weights in {bad[:3]}: there is no path to it."
-            )
+        refuse_damaged(checkpoint)
     return _Path(problem, Line.through(start, end), convention, tolerance, strategy).run(points)
+
+
+def refuse_damaged(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError for weights that are not finite."""
+    bad = [name for name, tensor in checkpoint.weights.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise CheckpointError(
+            f"Checkpoint '{checkpoint.name}' holds NaN or infinite weights in {bad[:3]}: there is no path to it."
+        )
 
 
 class _Path:
@@ -191,29 +197,8 @@ class _Path:
             found |= {(self.t[j] + self.t[i]) / 2 for j in beside if abs(self.t[j] - self.t[i]) > FINEST}
         return np.array(sorted(found))
 
-    def _height(self, measure: Measure, convention: str) -> np.ndarray:
-        sign = -1.0 if measure.name.startswith("accuracy") else 1.0
-        values = (self.shown[measure.name][0], self.own[measure.name])
-        return barrier_height(self.t, sign * values[0], sign * values[1], convention)
-
     def _dataset(self, status: str, planned: int) -> xr.Dataset:
-        variables = {}
-        for measure in self.problem.measures:
-            name, dims = measure.name, ("t", "class")[: 2 if measure.classes else 1]
-            about = {"long_name": measure.long_name, "units": measure.units}
-            means, errors = self.shown[name]
-            variables[name] = dims, means.copy(), about
-            variables[f"{name}_se"] = dims, errors.copy(), {**about, "long_name": f"standard error of {name}"}
-            variables[f"marker_{name}"] = ("marker", *dims[1:]), self.own[name], about
-            along = self.t.reshape(-1, *(1,) * (means.ndim - 1))
-            chord = (1 - along) * self.own[name][0] + along * self.own[name][1]
-            variables[f"{name}_chord"] = dims, chord, {**about, "long_name": f"{measure.long_name} between the ends"}
-            complete = self.convention != "mid" or bool((self.t == 0.5).any())
-            if name.startswith(("loss", "accuracy")) and complete:
-                height, at = self._height(measure, self.convention)
-                said = f"barrier of {name} ({self.convention})"
-                variables[f"{name}_barrier"] = dims[1:], height, {**about, "long_name": said}
-                variables[f"{name}_barrier_at"] = dims[1:], at, {"long_name": f"where {said} stands"}
+        variables = path_variables(self.problem, self.t, self.shown, self.own, self.convention)
         done = self.evaluator.evaluations
         return xr.Dataset(
             {**variables, "computed": ("t", np.ones(len(self.t), dtype=bool))},
@@ -233,6 +218,35 @@ class _Path:
                 "provenance": self.evaluator.provenance(convention=self.convention, tolerance=self.tolerance),
             },
         )
+
+
+def path_variables(
+    problem: Problem,
+    t: np.ndarray,
+    rows: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    own: Mapping[str, np.ndarray],
+    convention: str,
+) -> dict[str, Any]:
+    """Variables of a path: metrics and their errors along it, the chord between the ends' own, and barriers."""
+    variables: dict[str, Any] = {}
+    along = {1: t, 2: t[:, None]}
+    for measure in problem.measures:
+        name, dims = measure.name, ("t", "class")[: 2 if measure.classes else 1]
+        about = {"long_name": measure.long_name, "units": measure.units}
+        means, errors = rows[name]
+        variables[name] = dims, means.copy(), about
+        variables[f"{name}_se"] = dims, errors.copy(), {**about, "long_name": f"standard error of {name}"}
+        variables[f"marker_{name}"] = ("marker", *dims[1:]), own[name], about
+        chord = (1 - along[means.ndim]) * own[name][0] + along[means.ndim] * own[name][1]
+        variables[f"{name}_chord"] = dims, chord, {**about, "long_name": f"{measure.long_name} between the ends"}
+        complete = convention != "mid" or bool((t == 0.5).any())
+        if name.startswith(("loss", "accuracy")) and complete:
+            sign = -1.0 if name.startswith("accuracy") else 1.0
+            height, at = barrier_height(t, sign * means, sign * own[name], convention)
+            said = f"barrier of {name} ({convention})"
+            variables[f"{name}_barrier"] = dims[1:], height, {**about, "long_name": said}
+            variables[f"{name}_barrier_at"] = dims[1:], at, {"long_name": f"where {said} stands"}
+    return variables
 
 
 def _refines(measure: Measure) -> bool:

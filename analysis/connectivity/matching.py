@@ -140,7 +140,7 @@ class _Ascent:
         objective = _inner(self.a, _as_float64(checkpoint.weights), self.a)
         if abs(objective - total) > 1e-8 * max(self.scale, abs(objective)):
             raise SymmetryError(f"The objective is {objective:.12g}, and the steps add up to {total:.12g}.")
-        middle = float("nan") if problem is None else _midpoint(problem, self.reference, checkpoint)
+        middle = float("nan") if problem is None else midpoint_loss(problem, self.reference, checkpoint)
         return Matching(permutation, checkpoint, objective, tuple(history), sweeps, not moved, start, middle)
 
     def _step(self, group: Group, gram: Gram) -> Permutation:
@@ -208,7 +208,8 @@ def _inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: Mapping[str,
     return float(sum(float((a[name] * b[name]).sum()) for name in names))
 
 
-def _midpoint(problem: Problem, a: Checkpoint, b: Checkpoint) -> float:
+def midpoint_loss(problem: Problem, a: Checkpoint, b: Checkpoint) -> float:
+    """The problem's loss half-way between two checkpoints, with the buffers of the first."""
     replica = Replica(problem)
     replica.load(a)
     replica.flat.copy_((replica.pack(a.weights) + replica.pack(b.weights)) / 2)
