@@ -81,7 +81,13 @@ class FakeProject:
 
     def __init__(self, problems=("digits", "letters"), checkpoints=("one", "two", "three"), batchnorm=("none",)):
         loss = SimpleNamespace(name="loss", long_name="cross entropy", classes=0)
-        about = {"n": 360, "measures": [loss], "batchnorm": batchnorm[0], "batchnorm_choices": batchnorm}
+        about = {
+            "n": 360,
+            "measures": [loss],
+            "structure": SimpleNamespace(entries={}),
+            "batchnorm": batchnorm[0],
+            "batchnorm_choices": batchnorm,
+        }
         self.problems = {name: SimpleNamespace(**about) for name in problems}
         self._checkpoints = tuple(checkpoints)
 

@@ -13,7 +13,7 @@ from landscape_app.spectrum.picture import Spectrum as Part
 from landscape_app.spectrum.picture import spectra
 from landscape_app.spectrum.request import Place, SpectrumRequest, Vectors, classes_of, layers_of
 from landscape_app.task import Task
-from landscape_app.text import explain
+from landscape_app.text import eigenvalue, explain
 
 ALL = ""
 EACH = "each"
@@ -106,6 +106,15 @@ class Spectrum(Task):
         chosen = {"at": place, "checkpoint": names[0]}
         if place.surface.batchnorm in list(self.param.batchnorm.objects):
             chosen["batchnorm"] = place.surface.batchnorm
+        self.param.update(**chosen)
+        self.compute = True
+
+    def visit(self, problem: str, checkpoint: str, matrix: str, batchnorm: str | None) -> None:
+        """Compute the spectrum of a checkpoint: of the whole matrix, over all samples."""
+        self.problem = problem
+        chosen = {"checkpoint": checkpoint, "matrix": (matrix,), "layer": ALL, "of_class": ALL, "at": None}
+        if batchnorm in list(self.param.batchnorm.objects):
+            chosen["batchnorm"] = batchnorm
         self.param.update(**chosen)
         self.compute = True
 
@@ -238,7 +247,6 @@ class Spectrum(Task):
 
 
 ENDED = (JobState.DONE, JobState.CANCELLED)
-SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def places(parts: list[Part]) -> list[tuple[int, int]]:
@@ -248,10 +256,7 @@ def places(parts: list[Part]) -> list[tuple[int, int]]:
 
 def symbol(part: Part, pair: int) -> str:
     """λ₁ is the largest; λₙ the smallest, λₙ₋₁ the next."""
-    if part.ends[pair] == "largest":
-        return f"λ{str(pair + 1).translate(SUBSCRIPTS)}"
-    rank = pair - int((part.ends == "largest").sum())
-    return "λₙ" if rank == 0 else f"λₙ₋{str(rank).translate(SUBSCRIPTS)}"
+    return eigenvalue(pair, int((part.ends == "largest").sum()))
 
 
 def name_of(parts: list[Part], at: tuple[int, int]) -> str:
