@@ -29,7 +29,7 @@ from analysis import (
     save,
     sharpness,
 )
-from analysis.curvature import Curvature, Eigenpairs, density, samples_by_class
+from analysis.curvature import Curvature, Eigenpairs, along_training, density, samples_by_class
 from analysis.curvature.operators import KINDS
 from analysis.curvature.sharpness import GEOMETRIES
 from analysis.directions import NORMALISATIONS
@@ -38,6 +38,7 @@ from landscape_app import projects
 from landscape_app.about import describe
 from landscape_app.request import Request
 from landscape_app.text import duration, number, percent
+from landscape_app.trajectory import words as trajectory_words
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PLANES = ("random", "line", "through", "gradient", "trajectory")
@@ -108,6 +109,22 @@ def _parser() -> argparse.ArgumentParser:
     spectrum.add_argument("--tolerance", type=float, default=1e-3, help="residual / eigenvalue (default 0.001)")
     spectrum.add_argument("--seed", type=int, default=0, metavar="S", help="of the random vectors (default 0)")
 
+    run = _of_curvature(commands, "trajectory", _trajectory, "compute eigenvalues and trace along a run")
+    run.add_argument(
+        "--checkpoint", action="append", default=[], metavar="NAME", help="by name; may be repeated (default: all)"
+    )
+    run.add_argument("--kind", choices=list(KINDS), default="hessian", help="which matrix (default hessian)")
+    run.add_argument("--largest", type=int, default=3, metavar="K", help="so many from the top (default 3)")
+    run.add_argument("--smallest", type=int, default=1, metavar="K", help="so many from the bottom (default 1)")
+    run.add_argument("--tolerance", type=float, default=1e-2, help="residual / eigenvalue (default 0.01)")
+    run.add_argument(
+        "--trace-products", type=int, default=20, metavar="N", help="for the trace at each (default 20; 0 for none)"
+    )
+    run.add_argument(
+        "--learning-rate", type=float, metavar="ETA", help="of the run (default: what each checkpoint's file says)"
+    )
+    run.add_argument("--seed", type=int, default=0, metavar="S", help="of the random vectors (default 0)")
+
     sharp = _at_checkpoint(commands, "sharpness", _sharpness, "compute worst-case and average sharpness")
     sharp.add_argument(
         "--radius", type=float, nargs="+", default=[0.05, 0.1, 0.2], metavar="R", help="of the worst case"
@@ -134,11 +151,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _at_checkpoint(commands: Any, name: str, run: Callable, words: str) -> argparse.ArgumentParser:
-    """A command about one checkpoint of a project, with the options that these share."""
-    parser = commands.add_parser(name, help=f"{words} at a checkpoint and save them as netCDF")
+    """A command about the curvature at one checkpoint."""
+    parser = _of_curvature(commands, name, run, f"{words} at a checkpoint")
+    parser.add_argument("--checkpoint", metavar="NAME", help="by name (default: the last)")
+    return parser
+
+
+def _of_curvature(commands: Any, name: str, run: Callable, words: str) -> argparse.ArgumentParser:
+    """A command about curvature, with the options that these share."""
+    parser = commands.add_parser(name, help=f"{words} and save them as netCDF")
     parser.add_argument("project", metavar="PROJECT[:PROBLEM]", help="a project file, and which of its problems")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.nc", help="where to save the result")
-    parser.add_argument("--checkpoint", metavar="NAME", help="by name (default: the last)")
     parser.add_argument("--layers", nargs="+", metavar="PATTERN", help="parameters that count, such as 'features.*'")
     parser.add_argument("--batchnorm", metavar="POLICY", help="recalibrated, frozen or batch")
     parser.set_defaults(run=run, parser=parser)
@@ -233,6 +256,42 @@ def _said_of_spectrum(result: xr.Dataset) -> str:
     return f"{facts['title']}; {facts['products']:,} products in {duration(facts['elapsed_s'])}; {'; '.join(ends)}"
 
 
+def _trajectory(options: argparse.Namespace) -> int:
+    _check_out(options.out)
+    project, name, problem = _problem_of(options)
+    names = options.checkpoint or project.checkpoint_names(name)
+    steps = along_training(
+        problem,
+        [project.checkpoint(name, checkpoint) for checkpoint in names],
+        kind=options.kind,
+        largest=options.largest,
+        smallest=options.smallest,
+        tolerance=options.tolerance,
+        trace_products=options.trace_products,
+        learning_rate=options.learning_rate,
+        layers=options.layers,
+        seed=options.seed,
+    )
+    return _computed(_told(steps), options.out, problem.name, "checkpoints", _said_of_trajectory)
+
+
+def _told(steps: Iterator[xr.Dataset]) -> Iterator[xr.Dataset]:
+    """A line for each checkpoint that is finished."""
+    told = 0
+    with closing(cast(Generator, steps)) as results:
+        for ds in results:
+            for place in range(told, ds.attrs["checkpoints"]):
+                tqdm.write(trajectory_words.at(ds, place))
+            told = ds.attrs["checkpoints"]
+            yield ds
+
+
+def _said_of_trajectory(result: xr.Dataset) -> str:
+    facts = result.attrs
+    spent = f"{facts['checkpoints']} checkpoints, {facts['products']:,} products in {duration(facts['elapsed_s'])}"
+    return " ".join([f"{facts['title']}; {spent}.", *trajectory_words.findings(result)])
+
+
 def _sharpness(options: argparse.Namespace) -> int:
     _check_out(options.out)
     problem, checkpoint = _problem_and_checkpoint(options)
@@ -291,11 +350,15 @@ def _opened(given: str) -> tuple[Project, str]:
     return project, _problem(project, wanted)
 
 
-def _problem_and_checkpoint(options: argparse.Namespace) -> tuple[Problem, Checkpoint]:
+def _problem_of(options: argparse.Namespace) -> tuple[Project, str, Problem]:
+    """A project, the name of one of its problems, and that problem under the policy that is asked for."""
     project, name = _opened(options.project)
     problem = project.problems[name]
-    if options.batchnorm is not None:
-        problem = problem.with_batchnorm(options.batchnorm)
+    return project, name, problem if options.batchnorm is None else problem.with_batchnorm(options.batchnorm)
+
+
+def _problem_and_checkpoint(options: argparse.Namespace) -> tuple[Problem, Checkpoint]:
+    project, name, problem = _problem_of(options)
     return problem, project.checkpoint(name, options.checkpoint or project.checkpoint_names(name)[-1])
 
 

@@ -86,7 +86,10 @@ class PointControls:
     """The chosen point of a plane by its coordinates: what a tap does, for the keyboard."""
 
     def __init__(self, state: State):
-        self.fields = {name: blank(state, name, width=150) for name in ("at_a", "at_b")}
+        blank = {"placeholder": "", "format": CustomJSTickFormatter(code=BLANK)}
+        self.fields = {name: field(state, name, width=150, **blank) for name in ("at_a", "at_b")}
+        for name, shown in self.fields.items():
+            shown[0].value = getattr(state, name)  # a widget makes a number of None
 
     def step(self, a: float, b: float) -> None:
         """How far the arrow keys go. To be called once a picture is there."""
@@ -107,13 +110,6 @@ def field(state: Task, name: str, width: int | None = None, **options: Any) -> p
         margin=0,
         **size,
     )
-
-
-def blank(state: Task, name: str, width: int) -> pn.Param:
-    """The widget of a number that may be left out."""
-    shown = field(state, name, width=width, placeholder="", format=CustomJSTickFormatter(code=BLANK))
-    shown[0].value = getattr(state, name)  # a widget makes a number of None
-    return shown
 
 
 def button(label: str, does: Callable[[], None]) -> pn.widgets.Button:

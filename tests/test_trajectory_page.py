@@ -138,14 +138,15 @@ def test_eigenvalues_have_bars_and_the_limit_of_the_learning_rate(explorer, file
     task.log_scale = False
     assert min(chart(page, "eigenvalues").points.data["value"]) < 0
     assert "λₙ" in [item.label.value for item in chart(page, "eigenvalues").legend.items]
-    task.learning_rate = 0.1
+    task.learning_rate = "0.1"
     assert 20 in chart(page, "eigenvalues").lines.data["ys"][-1] or "2 / η = 20" not in named
     task.log_scale = True
     assert "2 / η = 20" in [item.label.value for item in chart(page, "eigenvalues").legend.items]
     assert (task.drawn["edge"] == 20).all()
-    for absent in (0, -1, None):
+    for absent, told in (("0", True), ("-1", True), ("fast", True), ("inf", True), (" ", False)):
         task.learning_rate = absent
         assert (task.drawn["edge"] == 4).all()
+        assert ("no positive number" in page.findings.object) == told
     assert explorer.session.trajectory.job is None
     assert not task.stale
 
@@ -185,7 +186,7 @@ def test_the_step_axis_is_linear_or_logarithmic_or_the_order(explorer, file):
     assert "give it for the line" in page.findings.object
     assert "one after another" in page.notes.object
     assert "epoch 5" in page.findings.object
-    task.learning_rate = 0.1
+    task.learning_rate = "0.1"
     assert chart(page, "stability").box.visible
 
 

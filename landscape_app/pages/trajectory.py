@@ -75,7 +75,7 @@ class TrajectoryPage:
 
     def _say(self, ds: xr.Dataset) -> None:
         chosen = self.state.chosen
-        said = words.findings(ds)
+        said = words.findings(ds) + words.misread(self.state)
         self.findings.object = "".join(f'<p class="ls quiet nums">{text(line)}</p>' for line in said)
         here = INVITATION if chosen is None else words.at(ds, chosen)
         self.here.object = f'<p class="ls nums" role="status">{text(here)}</p>'

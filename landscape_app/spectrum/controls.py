@@ -54,7 +54,7 @@ class LookControls:
             "log_scale": field(state, "log_scale", width=118),
             "width": field(state, "width", width=230, throttled=False, show_value=False),
         }
-        self.view = look.bar(*self.fields.values())
+        self.view = look.column(look.bar(*self.fields.values()))  # a bar itself cannot be hidden
 
 
 class EigenvalueControls:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from landscape_app import look
-from landscape_app.controls import blank, button, field
+from landscape_app.controls import button, field
 from landscape_app.trajectory.state import Trajectory
 
 
@@ -32,11 +32,11 @@ class LookControls:
 
     def __init__(self, state: Trajectory):
         self.fields = {
-            "learning_rate": blank(state, "learning_rate", width=170),
+            "learning_rate": field(state, "learning_rate", width=170, placeholder="From the files"),
             "log_scale": field(state, "log_scale", width=118),
             "log_steps": field(state, "log_steps", width=164),
         }
-        self.view = look.bar(*self.fields.values())
+        self.view = look.column(look.bar(*self.fields.values()))  # a bar itself cannot be hidden
 
 
 class CheckpointControls:

@@ -36,7 +36,7 @@ class Trajectory(Task):
 
     log_scale = param.Boolean(default=True, label="Logarithmic")
     log_steps = param.Boolean(default=False, label="Logarithmic steps")
-    learning_rate = param.Number(default=None, allow_None=True, label="Learning rate η")
+    learning_rate = param.String(default="", label="Learning rate η")
 
     chosen = param.Integer(default=None, allow_None=True, doc="Place of the chosen checkpoint in the run, or None.")
     pick = param.Selector(default=NONE, objects={"None": NONE}, label="Checkpoint")  # the same, for its widget
@@ -77,10 +77,18 @@ class Trajectory(Task):
     @property
     def drawn(self) -> xr.Dataset | None:
         """The result with the learning rate that is typed in, if one is."""
-        rate = self.learning_rate
-        if self.result is None or not rate or rate < 0:
+        if self.result is None or self.rate is None:
             return self.result
-        return with_learning_rate(self.result, rate)
+        return with_learning_rate(self.result, self.rate)
+
+    @property
+    def rate(self) -> float | None:
+        """The learning rate that is typed in; None for those of the files, and for what is no positive number."""
+        try:
+            rate = float(self.learning_rate)
+        except ValueError:
+            return None
+        return rate if 0 < rate < np.inf else None
 
     @param.depends("problem", watch=True)
     def _offer(self) -> None:

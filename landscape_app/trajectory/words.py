@@ -118,6 +118,14 @@ def findings(ds: xr.Dataset) -> list[str]:
     return said
 
 
+def misread(state: Trajectory) -> list[str]:
+    """What to say of a learning rate that is typed in and is none."""
+    given = state.learning_rate.strip()
+    if not given or state.rate is not None:
+        return []
+    return [f"The learning rate '{given}' is no positive number, such as 0.05: those of the files are shown."]
+
+
 def where(ds: xr.Dataset, place: int) -> str:
     """A checkpoint in a sentence: its step where the files say it, else its name."""
     return f"step {ds['step'].values[place]:,.0f}" if picture.stepped(ds) else str(ds["name"].values[place])
