@@ -29,7 +29,7 @@ RELOAD = "Mend the file and reload this page: it is read again."
 
 pn.extension(notifications=True, disconnect_notification=LOST)
 
-for widget in (pmui.Select, pmui.IntInput, pmui.FloatInput, pmui.Checkbox):
+for widget in (pmui.Select, pmui.IntInput, pmui.FloatInput, pmui.TextInput, pmui.Checkbox):
     widget.param.size.default = "small"
 
 pmui.FileInput.variant = "outlined"  # Compute stands out

@@ -109,9 +109,10 @@ class TrajectoryPage:
 
 def _table(ds: xr.Dataset, chosen: int | None) -> str:
     lines = []
-    for place in picture.known(ds):
+    places = picture.known(ds)
+    for place, row in zip(places, words.rows(ds, places), strict=True):
         kind = ' class="here" aria-current="true"' if place == chosen else ""
-        lines.append(f"<tr{kind}>{''.join(f'<td>{text(cell)}</td>' for cell in words.row(ds, place))}</tr>")
+        lines.append(f"<tr{kind}>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>")
     head = "".join(f"<th>{text(name)}</th>" for name in words.HEADERS)
     rows = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
     return f'<div class="wide"><table class="values">{rows}</table></div>'

@@ -130,8 +130,10 @@ class _Chart:
 def _scale(chart: Chart, log: bool) -> Scale:
     if chart.bounds is not None:
         return Scale.of(np.array(chart.bounds), log=False)
-    values = [curve.values for curve in chart.curves]
-    return Scale.of(np.concatenate(values) if values else np.empty(0), log)
+    values = [np.empty(0), *(curve.values for curve in chart.curves)]
+    if not log:
+        values += [c.values + sign * c.errors for c in chart.curves if c.errors is not None for sign in (-1, 1)]
+    return Scale.of(np.concatenate(values), log)
 
 
 def lines(curves: list[Curve], places: Places, scale: Scale) -> dict[str, list]:
@@ -156,26 +158,28 @@ def points(curves: list[Curve], places: Places, scale: Scale, names: list[str]) 
     """A point with its bar for each value that was measured; an open one for what is not converged."""
     rows = []
     for curve in (curve for curve in curves if not curve.limit):
-        for i in np.flatnonzero(np.isfinite(curve.values)):
-            value = curve.values[i]
-            error = np.nan_to_num(curve.errors[i]) if curve.errors is not None else 0.0
-            settled = curve.settled is None or bool(curve.settled[i])
-            low = scale.position(value - error)
+        at = np.flatnonzero(np.isfinite(curve.values))
+        values = curve.values[at]
+        errors = np.zeros(len(at)) if curve.errors is None else np.nan_to_num(curve.errors[at])
+        settled = np.ones(len(at), dtype=bool) if curve.settled is None else curve.settled[at]
+        y, high, low = (scale.position(v) for v in (values, values + errors, values - errors))
+        low = np.where(np.isfinite(low), low, scale.low - 1.0)
+        for i, place in enumerate(at):
             rows.append(
                 {
-                    "x": places.at[i],
-                    "y": scale.position(value),
-                    "low": low if np.isfinite(low) else scale.low - 1.0,
-                    "high": scale.position(value + error),
-                    "fill": curve.colour if settled else "white",
+                    "x": places.at[place],
+                    "y": y[i],
+                    "low": low[i],
+                    "high": high[i],
+                    "fill": curve.colour if settled[i] else "white",
                     "line": curve.colour,
                     "size": 6 if curve.strong else 4,
                     "alpha": 1.0 if curve.strong else 0.45,
                     "name": curve.name,
-                    "value": value,
-                    "error": f" ± {error:.2g}" if error else "",
-                    "checkpoint": names[i],
-                    "said": "" if settled else "not converged",
+                    "value": values[i],
+                    "error": f" ± {errors[i]:.2g}" if errors[i] else "",
+                    "checkpoint": names[place],
+                    "said": "" if settled[i] else "not converged",
                 }
             )
     return {column: [row[column] for row in rows] for column in POINTS}

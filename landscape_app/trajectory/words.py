@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
@@ -133,39 +136,42 @@ def where(ds: xr.Dataset, place: int) -> str:
 
 def at(ds: xr.Dataset, place: int) -> str:
     """One checkpoint in one sentence."""
-    said = [f"{name} {value}" for name, value in zip(HEADERS[2:], row(ds, place)[2:], strict=True) if value]
-    said = [part.replace("Largest", "λ₁").replace("Smallest", "λₙ") for part in said]
-    return f"{ds['name'].values[place]}: {'; '.join(part[:1].lower() + part[1:] for part in said)}."
+    (row,) = rows(ds, [place])
+    symbols = {"Largest": "λ₁", "Smallest": "λₙ"}
+    named = zip(HEADERS[2:], row[2:], strict=True)
+    said = [f"{symbols.get(name, name[:1].lower() + name[1:])} {value}" for name, value in named if value]
+    return f"{row[0]}: {'; '.join(said)}."
 
 
-def row(ds: xr.Dataset, place: int) -> tuple[str, ...]:
-    """One line of the table, by HEADERS; '' where nothing is known."""
-    one = ds.isel(checkpoint=place)
-    top = int((ds["end"].values == "largest").sum())
-    ends = [0, *([top] if ds.sizes["pair"] > top else [])]
-    values = [_eigenvalue(one, pair) for pair in ends] + [""] * (2 - len(ends))
-    trace = _known(one["trace"], 3)
-    if trace and np.isfinite(one["trace_se"]):
-        trace += f" ± {number(one['trace_se'], 1)}"
-    return (
-        str(one["name"].values),
-        f"{float(one['step']):,.0f}" if np.isfinite(one["step"]) else "",
-        _known(one["loss"], 3),
-        *values,
-        trace,
-        *(_known(one[name], 2) for name in ("alignment", "overlap", "stability")),
-    )
+def rows(ds: xr.Dataset, places: Iterable[int]) -> list[tuple[str, ...]]:
+    """Lines of the table, by HEADERS; '' where nothing is known."""
+    values = {name: variable.values for name, variable in ds.variables.items()}
+    top = int((values["end"] == "largest").sum())
+    ends = (0, top if ds.sizes["pair"] > top else None)
+    return [
+        (
+            str(values["name"][i]),
+            f"{values['step'][i]:,.0f}" if np.isfinite(values["step"][i]) else "",
+            _known(values["loss"][i], 3),
+            *("" if pair is None else _eigenvalue(values, i, pair) for pair in ends),
+            _plus_minus(values["trace"][i], values["trace_se"][i], 3),
+            *(_known(values[name][i], 2) for name in ("alignment", "overlap", "stability")),
+        )
+        for i in places
+    ]
 
 
-def _known(value: xr.DataArray, digits: int) -> str:
+def _known(value: float, digits: int) -> str:
     return number(value, digits) if np.isfinite(value) else ""
 
 
-def _eigenvalue(one: xr.Dataset, pair: int) -> str:
-    value, bound = float(one["eigenvalue"][pair]), float(one["bound"][pair])
-    if not np.isfinite(value):
-        return ""
-    return f"{number(value, 4)} ± {number(bound, 1)}{'' if bool(one['converged'][pair]) else ' (not converged)'}"
+def _plus_minus(value: float, error: float, digits: int) -> str:
+    return _known(value, digits) + (f" ± {number(error, 1)}" if np.isfinite(error) else "")
+
+
+def _eigenvalue(values: Mapping[Any, np.ndarray], place: int, pair: int) -> str:
+    said = _plus_minus(values["eigenvalue"][place, pair], values["bound"][place, pair], 4)
+    return said + (" (not converged)" if said and not values["converged"][place, pair] else "")
 
 
 def notes(ds: xr.Dataset) -> list[str]:
