@@ -105,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     spectrum.add_argument("--class", dest="label", type=int, metavar="C", help="samples of this class alone")
     spectrum.add_argument("--largest", type=int, default=5, metavar="K", help="so many from the top (default 5)")
     spectrum.add_argument("--smallest", type=int, default=1, metavar="K", help="so many from the bottom (default 1)")
+    spectrum.add_argument(
+        "--products", type=int, default=1000, metavar="N", help="at most, for the eigenvalues (default 1000)"
+    )
+    spectrum.add_argument(
+        "--resume", type=Path, metavar="FILE.nc", help="go on from an unfinished result, with FILE.nc.run beside it"
+    )
     spectrum.add_argument("--density", action="store_true", help="the density of all eigenvalues as well")
     spectrum.add_argument("--tolerance", type=float, default=1e-3, help="residual / eigenvalue (default 0.001)")
     spectrum.add_argument("--seed", type=int, default=0, metavar="S", help="of the random vectors (default 0)")
@@ -213,10 +219,23 @@ def _spectrum(options: argparse.Namespace) -> int:
         largest=options.largest,
         smallest=options.smallest,
         tolerance=options.tolerance,
+        most_products=options.products,
         seed=options.seed,
     )
+    if options.resume is not None:
+        search.resume(_run_of(options.resume))
     steps = _spectra(search, options.density, options.label)
-    return _computed(steps, options.out, problem.name, "products", _said_of_spectrum)
+    status = _computed(steps, options.out, problem.name, "products", _said_of_spectrum)
+    if search.status != "converged" and options.out.exists():
+        search.save(_run_of(options.out))
+        raised = "" if search.status == "running" else " and a larger --products"
+        print(f"To go on from here: --resume {options.out}{raised}.")
+    return status
+
+
+def _run_of(result: Path) -> Path:
+    """Where the search stands that a result is of."""
+    return result.with_name(f"{result.name}.run")
 
 
 def _spectra(search: Eigenpairs, with_density: bool, label: int | None) -> Iterator[xr.Dataset]:

@@ -268,6 +268,22 @@ def test_a_spectrum_of_what_was_asked_for(capsys, curved, tmp_path):
     assert ds.attrs["status"] == "converged"
 
 
+def test_a_spectrum_goes_on_from_where_it_ended(capsys, monkeypatch, curved, tmp_path):
+    out, options = tmp_path / "s.nc", ["--largest", 2, "--smallest", 2, "--tolerance", 1e-6]
+    assert run(capsys, "spectrum", curved, "--out", tmp_path / "whole.nc", *options)[0] == 0
+    assert not (tmp_path / "whole.nc.run").exists()
+    _, said, _ = run(capsys, "spectrum", curved, "--out", out, *options, "--products", 3)
+    assert "(not converged)" in said
+    assert f"--resume {out} and a larger --products." in said
+    status, said, _ = run(capsys, "spectrum", curved, "--out", out, *options, "--resume", out)
+    assert status == 0
+    assert "--resume" not in said
+    ds, whole = load(out), load(tmp_path / "whole.nc")
+    assert np.array_equal(ds.eigenvalue, whole.eigenvalue)
+    assert ds.attrs["products"] == whole.attrs["products"]
+    assert "holds no saved run" in run(capsys, "spectrum", curved, "--out", out, "--resume", tmp_path / "x.nc")[2]
+
+
 def test_sharpness_of_what_was_asked_for(capsys, curved, tmp_path):
     from analysis import Curvature, load_project
 

@@ -18,7 +18,7 @@ class SpectrumControls:
     def __init__(self, state: Spectrum):
         self.state = state
         names = ("problem", "checkpoint", "matrix", "layer", "of_class", "batchnorm")
-        more = ("largest", "smallest", "probes", "degree", "seed")
+        more = ("largest", "smallest", "most_products", "probes", "degree", "seed")
         self.fields = {name: field(state, name) for name in (*names, *more)}
         self.place = look.html(visible=False)
         self.leave = small_button("Use the checkpoint itself", self._leave)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import param
@@ -31,8 +32,8 @@ MATRIX_CHOICES = {
     "Hessian and Gauss-Newton": ("hessian", "ggn"),
 }
 INPUTS = (
-    *("problem", "checkpoint", "at", "matrix", "layer", "of_class", "largest", "smallest", "probes", "degree"),
-    *("seed", "batchnorm"),
+    *("problem", "checkpoint", "at", "matrix", "layer", "of_class", "largest", "smallest", "most_products"),
+    *("probes", "degree", "seed", "batchnorm"),
 )
 
 
@@ -50,6 +51,7 @@ class Spectrum(Task):
     of_class = param.Selector(default=ALL, objects={"All": ALL}, label="Samples")
     largest = param.Integer(default=5, bounds=(1, 20), label="Largest eigenvalues")
     smallest = param.Integer(default=2, bounds=(0, 20), label="Smallest eigenvalues")
+    most_products = param.Integer(default=1000, bounds=(1, None), label="Products at most")
     probes = param.Integer(default=1, bounds=(0, 20), label="Random vectors of the density")
     degree = param.Integer(default=30, bounds=(5, 200), label="Products for each")
     seed = param.Integer(default=0, bounds=(0, None), label="Seed of the random vectors")
@@ -80,7 +82,21 @@ class Spectrum(Task):
         return spectra(self.result) if self.result is not None else []
 
     def keeper(self) -> dict[str, Any]:
-        return {"vectors": Vectors()}
+        return {"vectors": Vectors(earlier=self.unfinished)}
+
+    @property
+    def unfinished(self) -> Vectors | None:
+        """Of the latest job that was cancelled, or allowed fewer products, but had the same choices otherwise."""
+        request = self.request()
+        for entry in reversed(self.entries):
+            asked, vectors = entry.request, entry.kept.get("vectors")
+            if vectors is None or not vectors.searches or not entry.job.state.final:
+                continue
+            fewer = asked.most_products < request.most_products
+            cancelled = asked == request and entry.job.state is JobState.CANCELLED
+            if cancelled or (fewer and replace(asked, most_products=request.most_products) == request):
+                return vectors
+        return None
 
     def request(self) -> SpectrumRequest:
         return SpectrumRequest(
@@ -92,6 +108,7 @@ class Spectrum(Task):
             each="layer" if self.layer == EACH else "class" if self.of_class == EACH else "",
             largest=self.largest,
             smallest=self.smallest,
+            most_products=self.most_products,
             probes=self.probes,
             degree=self.degree,
             seed=self.seed,
@@ -130,7 +147,7 @@ class Spectrum(Task):
             "batchnorm": request.batchnorm,
         }
         offered = {name: value for name, value in wanted.items() if value in list(self.param[name].objects)}
-        for name in ("largest", "smallest", "probes", "degree", "seed"):
+        for name in ("largest", "smallest", "most_products", "probes", "degree", "seed"):
             low, high = self.param[name].bounds
             value = getattr(request, name)
             if isinstance(value, int) and value >= low and (high is None or value <= high):

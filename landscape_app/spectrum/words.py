@@ -97,7 +97,7 @@ def ended(job: Snapshot) -> Message:
     open_ = sum(int((~part.converged).sum()) for part in parts)
     if open_:
         some = "one eigenvalue is" if open_ == 1 else f"{open_} eigenvalues are"
-        return Message("warn", "Done", f"{spent}; {some} not converged, and marked.")
+        return Message("warn", "Done", f"{spent}; {some} not converged, and marked. Allow more products to go on.")
     unsure = [part for part in parts if len(part.values) and not part.verified]
     if unsure:
         return Message("warn", "Done", f"{spent}; a second look for missed eigenvalues did not come to its end.")
