@@ -429,7 +429,7 @@ def test_a_run_streams_and_a_checkpoint_leads_to_its_spectrum(page, tmp_path):
         page.get_by_text("No surface yet").wait_for()
         page.get_by_text("Trajectory", exact=True).first.click()
         page.get_by_text("No trajectory yet").wait_for()
-        page.get_by_text(re.compile("at each of 4 checkpoints .* basis takes at most")).wait_for()
+        page.get_by_text(re.compile("at each of 4 checkpoints.* basis takes at most")).wait_for()
         seen(page, "Compute").click()
         page.get_by_text("4 checkpoints, ").locator("visible=true").first.wait_for()
         wait_for(lambda: len(page.evaluate(POINTS) or []) == 4 * 4, "all points")

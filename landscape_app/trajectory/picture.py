@@ -99,8 +99,8 @@ def charts(ds: xr.Dataset, log: bool) -> dict[str, Chart]:
             f"Top {top} eigenvectors" if top > 1 else "Top eigenvector",
             "Share [1]",
             [
-                Curve("gradient in their span", "Gradient in their span", LARGEST, ds["alignment"].values),
-                Curve("overlap with the checkpoint before", "Overlap with those before", TURNED, ds["overlap"].values),
+                Curve("gradient in their span", "Gradient", LARGEST, ds["alignment"].values),
+                Curve("overlap with those before", "Overlap", TURNED, ds["overlap"].values),
             ],
             (0.0, 1.0),
         ),

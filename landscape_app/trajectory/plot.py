@@ -131,8 +131,8 @@ def _scale(chart: Chart, log: bool) -> Scale:
     if chart.bounds is not None:
         return Scale.of(np.array(chart.bounds), log=False)
     values = [np.empty(0), *(curve.values for curve in chart.curves)]
-    if not log:
-        values += [c.values + sign * c.errors for c in chart.curves if c.errors is not None for sign in (-1, 1)]
+    for sign in (1,) if log else (1, -1):  # a bar down to 0 has no end on a logarithmic scale
+        values += [curve.values + sign * curve.errors for curve in chart.curves if curve.errors is not None]
     return Scale.of(np.concatenate(values), log)
 
 
