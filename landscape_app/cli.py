@@ -15,9 +15,10 @@ from typing import Any, cast
 
 import numpy as np
 import xarray as xr
+from tqdm import tqdm
 
-from analysis import Checkpoint, LandscapeError, Problem, ProjectError, load, provenance, sharpness
-from analysis.curvature import Curvature, Eigenpairs, density, samples_by_class
+from analysis import Checkpoint, LandscapeError, Problem, Project, ProjectError, load, provenance, sharpness
+from analysis.curvature import Curvature, Eigenpairs, along_training, density, samples_by_class
 from analysis.curvature.operators import KINDS
 from analysis.curvature.sharpness import GEOMETRIES
 from analysis.directions import KINDS as KINDS_THAT_MOVE
@@ -28,6 +29,7 @@ from landscape_app.about import describe
 from landscape_app.command import INTERRUPTED, check_out, computed, opened, under_policy
 from landscape_app.request import SLICES, Request
 from landscape_app.text import duration, number, percent
+from landscape_app.trajectory import words as trajectory_words
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PLANES = ("random", "line", "through", "gradient", "trajectory")
@@ -100,9 +102,31 @@ def _parser() -> argparse.ArgumentParser:
     spectrum.add_argument("--class", dest="label", type=int, metavar="C", help="samples of this class alone")
     spectrum.add_argument("--largest", type=int, default=5, metavar="K", help="so many from the top (default 5)")
     spectrum.add_argument("--smallest", type=int, default=1, metavar="K", help="so many from the bottom (default 1)")
+    spectrum.add_argument(
+        "--products", type=int, default=1000, metavar="N", help="at most, for the eigenvalues (default 1000)"
+    )
+    spectrum.add_argument(
+        "--resume", type=Path, metavar="FILE.nc", help="go on from an unfinished result, with FILE.nc.run beside it"
+    )
     spectrum.add_argument("--density", action="store_true", help="the density of all eigenvalues as well")
     spectrum.add_argument("--tolerance", type=float, default=1e-3, help="residual / eigenvalue (default 0.001)")
     spectrum.add_argument("--seed", type=int, default=0, metavar="S", help="of the random vectors (default 0)")
+
+    run = _of_curvature(commands, "trajectory", _trajectory, "compute eigenvalues and trace along a run")
+    run.add_argument(
+        "--checkpoint", action="append", default=[], metavar="NAME", help="by name; may be repeated (default: all)"
+    )
+    run.add_argument("--kind", choices=list(KINDS), default="hessian", help="which matrix (default hessian)")
+    run.add_argument("--largest", type=int, default=3, metavar="K", help="so many from the top (default 3)")
+    run.add_argument("--smallest", type=int, default=1, metavar="K", help="so many from the bottom (default 1)")
+    run.add_argument("--tolerance", type=float, default=1e-2, help="residual / eigenvalue (default 0.01)")
+    run.add_argument(
+        "--trace-products", type=int, default=20, metavar="N", help="for the trace at each (default 20; 0 for none)"
+    )
+    run.add_argument(
+        "--learning-rate", type=float, metavar="ETA", help="of the run (default: what each checkpoint's file says)"
+    )
+    run.add_argument("--seed", type=int, default=0, metavar="S", help="of the random vectors (default 0)")
 
     sharp = _at_checkpoint(commands, "sharpness", _sharpness, "compute worst-case and average sharpness")
     sharp.add_argument(
@@ -132,11 +156,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _at_checkpoint(commands: Any, name: str, run: Callable, words: str) -> argparse.ArgumentParser:
-    """A command about one checkpoint of a project, with the options that these share."""
-    parser = commands.add_parser(name, help=f"{words} at a checkpoint and save them as netCDF")
+    """A command about the curvature at one checkpoint."""
+    parser = _of_curvature(commands, name, run, f"{words} at a checkpoint")
+    parser.add_argument("--checkpoint", metavar="NAME", help="by name (default: the last)")
+    return parser
+
+
+def _of_curvature(commands: Any, name: str, run: Callable, words: str) -> argparse.ArgumentParser:
+    """A command about curvature, with the options that these share."""
+    parser = commands.add_parser(name, help=f"{words} and save them as netCDF")
     parser.add_argument("project", metavar="PROJECT[:PROBLEM]", help="a project file, and which of its problems")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.nc", help="where to save the result")
-    parser.add_argument("--checkpoint", metavar="NAME", help="by name (default: the last)")
     parser.add_argument("--layers", nargs="+", metavar="PATTERN", help="parameters that count, such as 'features.*'")
     parser.add_argument("--batchnorm", metavar="POLICY", help="recalibrated, frozen or batch")
     parser.set_defaults(run=run, parser=parser)
@@ -193,10 +223,23 @@ def _spectrum(options: argparse.Namespace) -> int:
         largest=options.largest,
         smallest=options.smallest,
         tolerance=options.tolerance,
+        most_products=options.products,
         seed=options.seed,
     )
+    if options.resume is not None:
+        search.resume(_run_of(options.resume))
     steps = _spectra(search, options.density, options.label)
-    return computed(steps, options.out, problem.name, "products", _said_of_spectrum)
+    status = computed(steps, options.out, problem.name, "products", _said_of_spectrum)
+    if search.status != "converged" and options.out.exists():
+        search.save(_run_of(options.out))
+        raised = "" if search.status == "running" else " and a larger --products"
+        print(f"To go on from here: --resume {options.out}{raised}.")
+    return status
+
+
+def _run_of(result: Path) -> Path:
+    """Where the search stands that a result is of."""
+    return result.with_name(f"{result.name}.run")
 
 
 def _spectra(search: Eigenpairs, with_density: bool, label: int | None) -> Iterator[xr.Dataset]:
@@ -236,6 +279,42 @@ def _said_of_spectrum(result: xr.Dataset) -> str:
     return f"{facts['title']}; {facts['products']:,} products in {duration(facts['elapsed_s'])}; {'; '.join(ends)}"
 
 
+def _trajectory(options: argparse.Namespace) -> int:
+    check_out(options.out)
+    project, name, problem = _problem_of(options)
+    names = options.checkpoint or project.checkpoint_names(name)
+    steps = along_training(
+        problem,
+        [project.checkpoint(name, checkpoint) for checkpoint in names],
+        kind=options.kind,
+        largest=options.largest,
+        smallest=options.smallest,
+        tolerance=options.tolerance,
+        trace_products=options.trace_products,
+        learning_rate=options.learning_rate,
+        layers=options.layers,
+        seed=options.seed,
+    )
+    return computed(_told(steps), options.out, problem.name, "checkpoints", _said_of_trajectory)
+
+
+def _told(steps: Iterator[xr.Dataset]) -> Iterator[xr.Dataset]:
+    """A line for each checkpoint that is finished."""
+    told = 0
+    with closing(cast(Generator, steps)) as results:
+        for ds in results:
+            for place in range(told, ds.attrs["checkpoints"]):
+                tqdm.write(trajectory_words.at(ds, place))
+            told = ds.attrs["checkpoints"]
+            yield ds
+
+
+def _said_of_trajectory(result: xr.Dataset) -> str:
+    facts = result.attrs
+    spent = f"{facts['checkpoints']} checkpoints, {facts['products']:,} products in {duration(facts['elapsed_s'])}"
+    return " ".join([f"{facts['title']}; {spent}.", *trajectory_words.findings(result)])
+
+
 def _sharpness(options: argparse.Namespace) -> int:
     check_out(options.out)
     problem, checkpoint = _problem_and_checkpoint(options)
@@ -261,9 +340,14 @@ def _said_of_sharpness(result: xr.Dataset) -> str:
     return f"{facts['title']}; {spent}; at least, within radius {number(largest['radius'])}: {at}"
 
 
-def _problem_and_checkpoint(options: argparse.Namespace) -> tuple[Problem, Checkpoint]:
+def _problem_of(options: argparse.Namespace) -> tuple[Project, str, Problem]:
+    """A project, the name of one of its problems, and that problem under the policy that is asked for."""
     project, name = opened(options.project)
-    problem = under_policy(project, name, options.batchnorm)
+    return project, name, under_policy(project, name, options.batchnorm)
+
+
+def _problem_and_checkpoint(options: argparse.Namespace) -> tuple[Problem, Checkpoint]:
+    project, name, problem = _problem_of(options)
     return problem, project.checkpoint(name, options.checkpoint or project.checkpoint_names(name)[-1])
 
 

@@ -35,7 +35,7 @@ class Entry:
 
     @property
     def kind(self) -> str:
-        """Which task it answers: "surface" or "spectrum"."""
+        """Which task it answers: "surface", "spectrum" or "trajectory"."""
         return kind_of(self.result)
 
     @property
@@ -46,6 +46,8 @@ class Entry:
 
 
 def kind_of(ds: xr.Dataset) -> str:
+    if {"eigenvalue", "overlap"} <= set(ds.data_vars):
+        return "trajectory"
     return "spectrum" if {"eigenvalue", "node"} & set(ds.data_vars) else "surface"
 
 

@@ -53,6 +53,10 @@ class Explorer(pn.viewable.Viewer):
         self.state.page = self._names[self._view.active]
 
     def _turn(self, *_: Any) -> None:
+        if self.state.page not in self._names:  # a saved result of a page that this project has no use for
+            page = next(page for page in PAGES if page.title.lower() == self.state.page)
+            self._names.append(self.state.page)
+            self._view.append((page.title, page.build(self.state)))
         self._view.active = self._names.index(self.state.page)
 
     def __panel__(self) -> pn.viewable.Viewable:

@@ -31,7 +31,7 @@ RELOAD = "Mend the file and reload this page: it is read again."
 pn.extension(notifications=True, disconnect_notification=LOST)
 
 pmui.MultiChoice.param.visual_size.default = "small"
-for widget in (pmui.Select, pmui.IntInput, pmui.FloatInput, pmui.Checkbox):
+for widget in (pmui.Select, pmui.IntInput, pmui.FloatInput, pmui.TextInput, pmui.Checkbox):
     widget.param.size.default = "small"
 
 pn.Param.mapping[param.ListSelector] = pmui.MultiChoice  # a list takes Ctrl and a click, which few know

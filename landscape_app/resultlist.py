@@ -11,7 +11,13 @@ from landscape_app.findings import download, file_name
 from landscape_app.spectrum import words as spectrum_words
 from landscape_app.state import State
 from landscape_app.text import text
+from landscape_app.trajectory import words as trajectory_words
 
+SAYS = {
+    "surface": words.entry_line,
+    "spectrum": spectrum_words.entry_line,
+    "trajectory": trajectory_words.entry_line,
+}
 NOTHING = "What you compute is kept here until you leave the page."
 
 
@@ -30,7 +36,8 @@ class ResultList:
         )
         state.param.watch(self._send, "file")
         state.param.watch(self._show, ["entries", "shown", "compare", "other", "job", "page"])
-        state.spectrum.param.watch(self._show, ["shown", "job"])
+        for task in (state.spectrum, state.trajectory):
+            task.param.watch(self._show, ["shown", "job"])
         state.param.watch(self._say_refused, "refused")
         self._show()
 
@@ -83,9 +90,9 @@ class _Row:
     def show(self, entry: Entry) -> None:
         state, self.entry = self.state, entry
         surface = entry.kind == state.kind
-        here = entry.kind == state.page and entry.number == (state if surface else state.spectrum).shown
+        here = entry.kind == state.page and entry.number == state.tasks[entry.kind].shown
         there = surface and state.compare and entry.number == state.other
-        said = words.entry_line(entry) if surface else spectrum_words.entry_line(entry)
+        said = SAYS[entry.kind](entry)
         mark = "A" if surface and here and state.compare else "B" if there else ""
         title = entry.result.attrs["title"]
         self.said.object = (

@@ -6,7 +6,7 @@ import re
 import tempfile
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import xarray as xr
 
@@ -22,6 +22,9 @@ from landscape_app.spectrum import words as spectrum_words
 from landscape_app.spectrum.picture import planned, spectra
 from landscape_app.spectrum.plot import SpectrumPlot
 from landscape_app.spectrum.request import SpectrumRequest
+from landscape_app.trajectory import words as trajectory_words
+from landscape_app.trajectory.plot import TrajectoryPlot
+from landscape_app.trajectory.request import TrajectoryRequest
 
 KINDS = {
     ("Line", "interpolation"): "line",
@@ -30,6 +33,7 @@ KINDS = {
     ("Plane", "trajectory"): "trajectory",
 }
 LONGEST_NAME = 80
+Asked = TypeVar("Asked", SpectrumRequest, TrajectoryRequest)
 
 
 def opened(name: str, content: bytes) -> xr.Dataset:
@@ -51,8 +55,8 @@ def opened(name: str, content: bytes) -> xr.Dataset:
 
 def _show(ds: xr.Dataset) -> None:
     """Draw and say, unseen, what the page will."""
-    if kind_of(ds) == "spectrum":
-        _show_spectrum(ds)
+    if kind_of(ds) != "surface":
+        {"spectrum": _show_spectrum, "trajectory": _show_trajectory}[kind_of(ds)](ds)
         return
     for part in seeds.parts(ds).values():
         _show_picture(seeds.part(ds, part))
@@ -82,17 +86,26 @@ def _show_spectrum(ds: xr.Dataset) -> None:
     plot.draw(parts, log=True, width=0.01, chosen=None)
 
 
+def _show_trajectory(ds: xr.Dataset) -> None:
+    said = trajectory_words
+    said.caption(ds), said.ended(snapshot(ds)), said.findings(ds), said.notes(ds)
+    for place in range(ds.sizes["checkpoint"]):
+        said.at(ds, place)
+    words.provenance_rows(provenance(ds))
+    TrajectoryPlot(lambda place: None).draw(ds, log=True, log_steps=False, chosen=None)
+
+
 def snapshot(ds: xr.Dataset) -> Snapshot:
     """A result as the computation that it came from left it."""
     state = JobState.CANCELLED if ds.attrs["status"] == "running" else JobState.DONE
     return Snapshot(state, ds, version=1, progress=float(ds.attrs["progress"]), elapsed=float(ds.attrs["elapsed_s"]))
 
 
-def request_of(ds: xr.Dataset) -> Request | SpectrumRequest | None:
+def request_of(ds: xr.Dataset) -> Request | SpectrumRequest | TrajectoryRequest | None:
     """What would compute a result again, None where the choices of the page cannot say it."""
     facts = provenance(ds)
-    if kind_of(ds) == "spectrum":
-        return _spectrum_request_of(facts)
+    if kind_of(ds) != "surface":
+        return _asked(facts, {"spectrum": SpectrumRequest, "trajectory": TrajectoryRequest}[kind_of(ds)])
     kind = _slice_of(facts)
     if kind is None:
         return None
@@ -119,10 +132,10 @@ def _slice_of(facts: dict[str, Any]) -> str | None:
     return KINDS.get((facts.get("subspace"), facts.get("kind")))
 
 
-def _spectrum_request_of(facts: dict[str, Any]) -> SpectrumRequest | None:
+def _asked(facts: dict[str, Any], kind: type[Asked]) -> Asked | None:
+    """The request that a page wrote down, None in a result of the command line."""
     asked = facts.get("asked")
     if not isinstance(asked, dict) or "point" in facts:
         return None
-    known = {field.name for field in fields(SpectrumRequest)} - {"at"}
-    given = {name: tuple(value) if name == "matrices" else value for name, value in asked.items() if name in known}
-    return SpectrumRequest(**given)
+    known = {field.name for field in fields(kind)} - {"at"}
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in asked.items() if k in known})

@@ -32,8 +32,8 @@ class Session:
     def __init__(self, state: State, runner: Runner = RUNNER):
         self.state, self.runner = state, runner
         self._made = 0  # entries
-        self.runs = {task.kind: Run(self, task) for task in (state, state.spectrum)}
-        self.surface, self.spectrum = self.runs.values()
+        self.runs = {kind: Run(self, task) for kind, task in state.tasks.items()}
+        self.surface, self.spectrum, self.trajectory = self.runs.values()
         for asked, does in (("show", self._show), ("remove", self._remove), ("upload", self._open)):
             state.param.watch(partial(self.do, does), asked)
         self.radius = Radius(self)

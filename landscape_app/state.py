@@ -32,6 +32,7 @@ from landscape_app.spectrum.request import Place, layers_of
 from landscape_app.spectrum.state import Spectrum
 from landscape_app.task import Task
 from landscape_app.text import explain
+from landscape_app.trajectory.state import Trajectory
 
 NO_CHECKPOINT = ""
 THE_SAME = 0
@@ -119,7 +120,9 @@ class State(Task):
     inputs = INPUTS
     kind = "surface"
 
-    page = param.Selector(default="surface", objects=["surface", "spectrum"], doc="The page that is looked at.")
+    page = param.Selector(
+        default="surface", objects=["surface", "spectrum", "trajectory"], doc="The page that is looked at."
+    )
     show = param.Parameter(doc="Number of the entry to show again; None once it is.")
     remove = param.Parameter(doc="Number of the entry to forget; None once it is.")
     file = param.Bytes(default=None, allow_None=True, label="Open a saved result")
@@ -146,16 +149,24 @@ class State(Task):
         self.param.problem.objects = names
         self.problem = names[0]
         self.spectrum = Spectrum(project, self.lock)
+        self.trajectory = Trajectory(project, self.lock)
         self._lead()
 
     @param.depends("problem", "first", watch=True)
     def _lead(self) -> None:
-        """Until there is a spectrum, its page asks about what this one does."""
-        spectrum = getattr(self, "spectrum", None)
-        if spectrum is not None and spectrum.job is None and spectrum.result is None:
+        """Until there is a result of their own, the other pages ask about what this one does."""
+        spectrum, trajectory = getattr(self, "spectrum", None), getattr(self, "trajectory", None)
+        if trajectory is not None and trajectory.fresh and self.problem in trajectory.param.problem.objects:
+            trajectory.problem = self.problem
+        if spectrum is not None and spectrum.fresh:
             spectrum.problem = self.problem
             if self.first in spectrum.param.checkpoint.objects:
                 spectrum.checkpoint = self.first
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """The task of each page, by what its results are called."""
+        return {task.kind: task for task in (self, self.spectrum, self.trajectory)}
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -378,6 +389,13 @@ class State(Task):
         if self.place is not None:
             self.page = "spectrum"
             self.spectrum.go(self.place)
+
+    def ask_spectrum_along(self) -> None:
+        """Compute the spectrum of the checkpoint that is chosen along a run."""
+        request, place = self.trajectory.computed, self.trajectory.chosen
+        if request is not None and place is not None and not self.spectrum.busy:
+            self.page = "spectrum"
+            self.spectrum.visit(request.problem, request.checkpoints[place], request.matrix, request.batchnorm)
 
     def ask_plane(self) -> None:
         """Compute the plane along the chosen eigenvectors."""

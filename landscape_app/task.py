@@ -18,6 +18,7 @@ class Task(param.Parameterized):
 
     inputs: tuple[str, ...] = ()
     kind = ""
+    problem: Any
 
     compute = param.Event(label="Compute")
     cancel = param.Event(label="Cancel")
@@ -37,6 +38,11 @@ class Task(param.Parameterized):
     def busy(self) -> bool:
         """Whether a job is queued, running or being cancelled."""
         return isinstance(self.job, Snapshot) and not self.job.state.final
+
+    @property
+    def fresh(self) -> bool:
+        """Whether nothing was asked for or opened yet."""
+        return self.job is None and self.result is None
 
     @property
     def entry(self) -> Entry | None:

@@ -9,6 +9,7 @@ import traceback
 from analysis import LandscapeError
 
 TAIL_LINES = 30
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 NO_MEMORY = "There was not enough memory. Use fewer samples or a smaller model, or close other programs."
 
 
@@ -25,6 +26,14 @@ def number(value: float, digits: int = 3) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     return f"{value:.{digits}g}".replace("-", "−")
+
+
+def eigenvalue(pair: int, largest: int) -> str:
+    """The name of an eigenvalue among `largest` from the top, then those from the bottom: λ₁, λ₂ ...; λₙ, λₙ₋₁ ..."""
+    if pair < largest:
+        return f"λ{str(pair + 1).translate(SUBSCRIPTS)}"
+    rank = pair - largest
+    return f"λₙ₋{str(rank).translate(SUBSCRIPTS)}" if rank else "λₙ"
 
 
 def coordinate(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from landscape_app.jobs import JobState, Snapshot
 from landscape_app.request import SLICES
 from landscape_app.seeds import listed
 from landscape_app.state import State
+from landscape_app.task import Task
 from landscape_app.text import coordinate, duration, number, percent
 
 ON_SLICE = 1e-3
@@ -38,23 +40,24 @@ class Message:
 
 
 def message(state: State) -> Message:
-    """Where the session stands."""
-    job = state.job
-    if any(state.trouble) and not state.busy:
-        reason, details = state.trouble
-        return Message("bad", f"{state.problem} cannot be used", reason, details)
+    """Where the surface's task stands."""
+    return standing(state, cost, _running, ended)
+
+
+def standing(
+    task: Task, cost: Callable[[Any], str], running: Callable[[Snapshot], Message], ended: Callable[[Snapshot], Message]
+) -> Message:
+    """Where a task stands. cost: before it has run; running, ended: what a job computes, and came to."""
+    job = task.job
+    if any(task.trouble) and not task.busy:
+        reason, details = task.trouble
+        return Message("bad", f"{task.problem} cannot be used", reason, details)
     if job is None:
-        return Message("calm", "Ready", cost(state))
-    if state.recalled and state.entry and job.state in (JobState.DONE, JobState.CANCELLED):
-        return recalled(state.entry, ended(job))
-    return {
-        JobState.QUEUED: queued,
-        JobState.RUNNING: _running,
-        JobState.CANCELLING: cancelling,
-        JobState.DONE: _done,
-        JobState.CANCELLED: _cancelled,
-        JobState.FAILED: failed,
-    }[job.state](job)
+        return Message("calm", "Ready", cost(task))
+    if job.state in (JobState.DONE, JobState.CANCELLED):
+        return recalled(task.entry, ended(job)) if task.recalled and task.entry else ended(job)
+    says = {JobState.QUEUED: queued, JobState.RUNNING: running, JobState.CANCELLING: cancelling}
+    return says.get(job.state, failed)(job)
 
 
 def promise(state: State) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 
 from analysis import LandscapeError, Problem, load, save
 from analysis.checkpoints import Checkpoint
-from analysis.curvature.along import along_training
+from analysis.curvature.along import along_training, with_learning_rate
 from analysis.curvature.operators import Curvature, samples_by_class
 from sample_checkpoints import load_digits, path
 from sample_checkpoints.samples import made
@@ -91,6 +91,16 @@ def test_a_learning_rate_that_is_given_counts_and_one_that_nobody_knows_is_nan(r
     assert np.isfinite(ds.eigenvalue).all()
 
 
+def test_another_learning_rate_needs_no_other_computation(run):
+    problem, points = run
+    ds = last(problem, points[:2], trace_products=4)
+    given = last(problem, points[:2], trace_products=4, learning_rate=0.1)
+    for name in ("learning_rate", "edge", "stability", "trace_stability"):
+        assert with_learning_rate(ds, 0.1)[name].identical(given[name])
+    with pytest.raises(LandscapeError, match="learning rate is -1; expected a positive"):
+        with_learning_rate(ds, -1)
+
+
 def test_results_fill_up_and_can_be_stopped(run, tmp_path):
     problem, points = run
     filled, progress = [], []
@@ -100,6 +110,8 @@ def test_results_fill_up_and_can_be_stopped(run, tmp_path):
     assert filled == sorted(filled)
     assert progress == sorted(progress)
     assert (filled[-1], progress[-1], ds.attrs["status"]) == (8, 1.0, "done")
+    assert ds.attrs["checkpoints"] == ds.attrs["planned_checkpoints"] == 4
+    assert ds.attrs["products"] >= ds.products.sum()
     facts = json.loads(ds.attrs["provenance"])
     assert [c["name"] for c in facts["checkpoints"]] == ds.name.values.tolist()
     assert len({c["sha256"] for c in facts["checkpoints"]}) == 4

@@ -291,6 +291,22 @@ def test_a_spectrum_of_what_was_asked_for(capsys, curved, tmp_path):
     assert ds.attrs["status"] == "converged"
 
 
+def test_a_spectrum_goes_on_from_where_it_ended(capsys, monkeypatch, curved, tmp_path):
+    out, options = tmp_path / "s.nc", ["--largest", 2, "--smallest", 2, "--tolerance", 1e-6]
+    assert run(capsys, "spectrum", curved, "--out", tmp_path / "whole.nc", *options)[0] == 0
+    assert not (tmp_path / "whole.nc.run").exists()
+    _, said, _ = run(capsys, "spectrum", curved, "--out", out, *options, "--products", 3)
+    assert "(not converged)" in said
+    assert f"--resume {out} and a larger --products." in said
+    status, said, _ = run(capsys, "spectrum", curved, "--out", out, *options, "--resume", out)
+    assert status == 0
+    assert "--resume" not in said
+    ds, whole = load(out), load(tmp_path / "whole.nc")
+    assert np.array_equal(ds.eigenvalue, whole.eigenvalue)
+    assert ds.attrs["products"] == whole.attrs["products"]
+    assert "holds no saved run" in run(capsys, "spectrum", curved, "--out", out, "--resume", tmp_path / "x.nc")[2]
+
+
 def test_sharpness_of_what_was_asked_for(capsys, curved, tmp_path):
     from analysis import Curvature, load_project
 
@@ -310,7 +326,40 @@ def test_sharpness_of_what_was_asked_for(capsys, curved, tmp_path):
     assert "sha256: " in said
 
 
-@pytest.mark.parametrize(("command", "steps"), [("spectrum", "_spectra"), ("sharpness", "sharpness")])
+def test_a_trajectory_through_all_checkpoints_or_those_that_are_named(capsys, curved, tmp_path):
+    from analysis.curvature import along_training
+
+    out = tmp_path / "t.nc"
+    options = ["--largest", 2, "--trace-products", 8, "--learning-rate", 0.5]
+    status, said, _ = run(capsys, "trajectory", curved, "--out", out, *options)
+    ds, values = load(out), dense_hessian(curved)
+    assert status == 0
+    first, *_, end, last = said.splitlines()
+    assert first.startswith("start: loss ")
+    assert f"; λ₁ {values[-1]:.4g} ± " in end
+    assert "η λ₁ / 2 " in end
+    assert last.startswith(f"Saved: {out} (hessian along start – end; 2 checkpoints, {ds.attrs['products']} products")
+    assert "of 2 / η = 4 (η = 0.5)" in last
+    assert ds["name"].values.tolist() == ["start", "end"]
+    assert (np.abs(ds["eigenvalue"].values - values[[-1, -2, 0]].numpy()) <= ds["bound"].values).all()
+    project = cli.load_project(curved)
+    *_, same = along_training(
+        project.problems["small"], [project.checkpoint("small", "end")], largest=1, smallest=0, trace_products=0
+    )
+    options = ["--checkpoint", "end", "--largest", 1, "--smallest", 0, "--trace-products", 0]
+    assert run(capsys, "trajectory", f"{curved}:small", "--out", out, *options)[0] == 0
+    ds = load(out)
+    for name in same.data_vars:
+        assert ds[name].identical(same[name]), name
+    _, said, _ = run(capsys, "info", out)
+    assert "hessian along end" in said
+    assert "eigenvalue [1 checkpoint × 1 pair]: " in said
+
+
+@pytest.mark.parametrize(
+    ("command", "steps"),
+    [("spectrum", "_spectra"), ("sharpness", "sharpness"), ("trajectory", "along_training")],
+)
 def test_interrupted_curvature_is_saved_as_far_as_it_got(capsys, monkeypatch, curved, tmp_path, command, steps):
     real, out = getattr(cli, steps), tmp_path / "s.nc"
 
@@ -334,6 +383,8 @@ def test_interrupted_curvature_is_saved_as_far_as_it_got(capsys, monkeypatch, cu
         (["spectrum", "--checkpoint", "nope"], "no checkpoint 'nope'"),
         (["spectrum", "--batchnorm", "frozen"], "batchnorm"),
         (["sharpness", "--radius", "-1"], "radii is [-1.0]"),
+        (["trajectory", "--learning-rate", "-1"], "expected a positive number"),
+        (["trajectory", "--checkpoint", "nope"], "no checkpoint 'nope'"),
     ],
 )
 def test_errors_of_curvature_commands(capsys, curved, tmp_path, arguments, said):

@@ -163,6 +163,44 @@ def test_a_run_that_is_cut_short_says_so_and_goes_on_later(tmp_path):
         other.resume(tmp_path / "bad")
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_more_products_go_on_from_where_fewer_ended(tmp_path, saved):
+    problem = mlp_problem()
+    whole, expected = solved(problem, tolerance=1e-5)
+    assert whole.products > 50  # restarts and a second look among them
+    search = Eigenpairs(Curvature(problem), tolerance=1e-5, most_products=0)
+    for most in range(1, whole.products, 7):
+        search.most_products = most
+        ds = last(search.steps())
+        assert ds.attrs["products"] == most
+        assert ds.attrs["status"] == "unconverged"
+        assert len(search.vectors) == min(most, 6)
+        assert np.isfinite(ds.bound).all()
+        if saved:
+            search.save(tmp_path / "run.safetensors")
+            search = Eigenpairs(Curvature(problem), tolerance=1e-5, most_products=most)
+            search.resume(tmp_path / "run.safetensors")
+            assert last(search.steps()).eigenvalue.identical(ds.eigenvalue)
+    search.most_products = 1000
+    ds = last(search.steps())
+    assert (ds.attrs["products"], ds.attrs["status"]) == (whole.products, "converged")
+    assert np.array_equal(ds.eigenvalue, expected.eigenvalue)
+    assert np.array_equal(ds.bound, expected.bound)
+    assert last(search.steps()).attrs["products"] == whole.products
+
+
+def test_a_cancelled_run_goes_on_wherever_it_was_cancelled():
+    problem = mlp_problem()
+    whole, expected = solved(problem, tolerance=1e-5)
+    search = Eigenpairs(Curvature(problem), tolerance=1e-5)
+    while search.status == "running":
+        steps = search.steps()
+        ds = next(steps)
+        steps.close()
+    assert np.array_equal(ds.eigenvalue, expected.eigenvalue)
+    assert ds.attrs["products"] == whole.products
+
+
 def test_too_few_products_are_unconverged_with_wide_bars():
     problem = quadratic(TRIPLE)
     _, ds = solved(problem, most_products=8)
@@ -325,6 +363,15 @@ def test_a_matrix_that_is_not_symmetric_is_refused():
         krylov.add(matrix @ krylov.vector)
     with pytest.raises(LandscapeError, match="not finite"):
         krylov.add(matrix @ krylov.vector * torch.nan)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_fresh_direction_is_not_the_start_again(seed):
+    start = torch.randn(30, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
+    krylov = Krylov(start, 10, 1e-6)
+    krylov.add(2 * krylov.vector)
+    assert abs(float(start @ krylov._random() / start.norm() ** 2)) < 0.9
+    assert float(krylov.vector @ krylov.basis[0]) == pytest.approx(0, abs=1e-15)
 
 
 def test_a_run_on_other_samples_is_not_taken_up(tmp_path):

@@ -143,6 +143,28 @@ def test_kinks_are_seen_in_the_network_itself():
     assert not kinked(Problem(smooth(), "cross_entropy", classification()))
 
 
+def test_more_products_go_on_where_fewer_ended(explorer):
+    task = computed(explorer, most_products=12)
+    assert task.result.attrs["status"] == "unconverged"
+    assert "Allow more products to go on" in words.message(task).body
+    spent = explorer.state.entries[0].kept["vectors"].searches
+    assert list(spent) == [0]
+    task = computed(explorer, most_products=1000)
+    job = explorer.session.spectrum
+    assert job._kept["vectors"].earlier is explorer.state.entries[0].kept["vectors"]
+    assert task.result.attrs["status"] == "converged"
+    assert explorer.state.entries[1].kept["vectors"].searches == {}
+    *_, ds = Eigenpairs(Curvature(*whole(explorer)), largest=3, smallest=2).steps()
+    np.testing.assert_array_equal(task.parts[0].values, ds["eigenvalue"].values)
+    task = computed(explorer, seed=3)
+    assert job._kept["vectors"].earlier is None  # other choices: from the beginning
+
+
+def whole(explorer):
+    project = explorer.state.project
+    return project.problems["small"], project.checkpoint("small", "one")
+
+
 # ---- what is chosen --------------------------------------------------------------------------------------
 
 

@@ -389,3 +389,57 @@ def test_a_spectrum_streams_is_cancelled_and_an_eigenvalue_leads_to_its_plane_an
         assert download.value.suggested_filename.endswith(".nc")
         page.set_viewport_size({"width": 400, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+POINTS = """() => Bokeh.documents.flatMap(doc => [...doc._all_models.values()])
+  .filter(model => model.name === "trajectory-eigenvalues" && model.renderers)
+  .map(plot => plot.renderers.map(one => one.data_source).find(source => source.data.checkpoint))
+  .map(source => [...source.data.x])[0]"""
+
+TRAJECTORY_FRAME = FRAME.replace("spectrum-0", "trajectory-eigenvalues")
+
+RUN = """
+import torch
+from analysis import Problem
+
+torch.manual_seed(0)
+x, y = torch.randn(60, 6), torch.randint(0, 3, (60,))
+model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+problem = Problem(model, "cross_entropy", (x, y), name="a run")
+checkpoints = {}
+for epoch in range(4):
+    checkpoints[f"epoch {epoch}"] = {name: value.clone() for name, value in model.state_dict().items()}
+    loss = torch.nn.functional.cross_entropy(model(x), y)
+    for p, g in zip(model.parameters(), torch.autograd.grad(loss, list(model.parameters()))):
+        p.data -= 0.5 * g
+"""
+
+
+def test_a_run_streams_and_a_checkpoint_leads_to_its_spectrum(page, tmp_path):
+    file = tmp_path / "my_project.py"
+    file.write_text(RUN)
+    with served(tmp_path / "log", "landscape_app.cli", "serve", str(file), "--no-show") as address:
+        page.goto(address)
+        page.get_by_text("No surface yet").wait_for()
+        page.get_by_text("Trajectory", exact=True).first.click()
+        page.get_by_text("No trajectory yet").wait_for()
+        page.get_by_text(re.compile("at each of 4 checkpoints.* basis takes at most")).wait_for()
+        seen(page, "Compute").click()
+        page.get_by_text("4 checkpoints, ").locator("visible=true").first.wait_for()
+        wait_for(lambda: len(page.evaluate(POINTS) or []) == 4 * 4, "all points")
+        assert page.get_by_text("No file says the learning rate").is_visible()
+        page.get_by_label("Learning rate η").fill("0.5")
+        page.keyboard.press("Enter")
+        page.get_by_text(re.compile(r"2 / η = 4 \(η = 0.5\)")).wait_for()
+
+        box, frame = page.locator("canvas:visible").first.bounding_box(), page.evaluate(TRAJECTORY_FRAME)
+        across = (3 - frame["start"]) / (frame["end"] - frame["start"])
+        page.mouse.click(box["x"] + frame["left"] + across * frame["width"], box["y"] + frame["bottom"] - 30)
+        page.get_by_text(re.compile("^epoch 2: loss")).wait_for()
+        seen(page, "Spectrum of this checkpoint").click()
+        page.get_by_text("a second look found no eigenvalue missing").wait_for()
+        assert page.get_by_text("Hessian spectrum at epoch 2").locator("visible=true").first.is_visible()
+        page.get_by_role("button", name="Show", exact=True).locator("visible=true").last.click()
+        page.get_by_text("Shown again").locator("visible=true").wait_for()
+        page.set_viewport_size({"width": 400, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400

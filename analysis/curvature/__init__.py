@@ -19,11 +19,12 @@ and these variables, NaN where not computed. Eigenvalues are in units of the los
 `sharpness`         ``zeroth_order`` and ``first_order`` [geometry, radius], lower bounds of maxima; ``average``
                     [geometry, sigma] and ``average_se``; ``top_eigenvalue`` [geometry].
 `along_training`    ``eigenvalue`` and ``bound`` [checkpoint, pair], ``trace``, ``gradient_norm``, ``alignment``,
-                    ``overlap``, ``edge``, ``stability`` [checkpoint], with the coordinate ``step``.
+                    ``overlap``, ``edge``, ``stability`` [checkpoint], with the coordinate ``step``;
+                    `with_learning_rate` gives the last two for another rate.
 ==================  ================================================================================================
 """
 
-from .along import along_training
+from .along import along_training, with_learning_rate
 from .density import density, effective_dimension, quadrature, smoothed, trace
 from .eigenpairs import Eigenpairs
 from .operators import Curvature, samples_by_class
@@ -44,4 +45,5 @@ __all__ = [
     "sharpness",
     "smoothed",
     "trace",
+    "with_learning_rate",
 ]

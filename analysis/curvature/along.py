@@ -82,6 +82,23 @@ def along_training(
     return _Run(problem, checkpoints, options, search, learning_rate).run(trace_products, warm)
 
 
+def with_learning_rate(ds: xr.Dataset, rate: float | np.ndarray) -> xr.Dataset:
+    """A result of `along_training` for another learning rate, of the run or [checkpoint]; nothing is computed again.
+
+    Raises LandscapeError unless every rate is positive or NaN, which stands for one that nobody knows.
+    """
+    rates = np.broadcast_to(np.asarray(rate, dtype=float), ds.sizes["checkpoint"])
+    if (rates <= 0).any():
+        raise LandscapeError(f"The learning rate is {rates[rates <= 0][0]:g}; expected a positive number.")
+    at, top = "checkpoint", ds["eigenvalue"].values[:, 0]
+    return ds.assign(
+        learning_rate=(at, rates.copy(), {"long_name": "learning rate"}),
+        edge=(at, 2 / rates, {"long_name": "2 / learning rate", **EIGENVALUES}),
+        stability=(at, rates * top / 2, {"long_name": "learning rate × largest eigenvalue / 2"}),
+        trace_stability=(at, rates * ds["trace"].values / 2, {"long_name": "learning rate × trace / 2"}),
+    )
+
+
 class _Run:
     """What is known so far of each checkpoint."""
 
@@ -105,7 +122,7 @@ class _Run:
         self.converged = np.zeros((count, pairs), dtype=bool)
         scalars = ("trace", "trace_se", "loss", "gradient_norm", "alignment", "overlap", "products")
         self.scalars = {name: np.full(count, np.nan) for name in scalars}
-        self.finished, self.status, self.said = 0, "running", ""
+        self.finished, self.products, self.status, self.said = 0, 0, "running", ""
 
     def run(self, trace_products: int, warm: bool) -> Iterator[xr.Dataset]:
         self.began = self.shown = time.perf_counter()
@@ -130,7 +147,7 @@ class _Run:
             start = _sum_of_found(search) if warm else None
             if trace_products:
                 yield from self._followed(trace(operator, trace_products, self.search["seed"]), place)
-            self.finished += 1
+            self.finished, self.products = self.finished + 1, self.products + operator.products
             yield self.dataset()
             del operator, search
         self.status = "done"
@@ -159,8 +176,8 @@ class _Run:
         loss = {"units": self.problem.measures[0].units}
         largest = self.search["largest"]
         s = {name: values.copy() for name, values in self.scalars.items()}
-        top, at = self.pairs["eigenvalue"][:, 0].copy(), "checkpoint"
-        return xr.Dataset(
+        at = "checkpoint"
+        known = xr.Dataset(
             {
                 "eigenvalue": (
                     (at, "pair"),
@@ -176,10 +193,6 @@ class _Run:
                 "alignment": (at, s["alignment"], {"long_name": f"share of the gradient in the top {largest}"}),
                 "overlap": (at, s["overlap"], {"long_name": f"overlap with the top {largest} before"}),
                 "products": (at, s["products"], {"long_name": "products for the eigenvalues"}),
-                "learning_rate": (at, self.rates, {"long_name": "learning rate"}),
-                "edge": (at, 2 / self.rates, {"long_name": "2 / learning rate", **EIGENVALUES}),
-                "stability": (at, self.rates * top / 2, {"long_name": "learning rate × largest eigenvalue / 2"}),
-                "trace_stability": (at, self.rates * s["trace"] / 2, {"long_name": "learning rate × trace / 2"}),
             },
             coords={
                 "end": ("pair", np.array(["largest"] * largest + ["smallest"] * self.search["smallest"], dtype=object)),
@@ -190,10 +203,14 @@ class _Run:
                 "title": f"{self.options['kind']} along {self.checkpoints[0].name} – {self.checkpoints[-1].name}",
                 "status": self.status,
                 "progress": 1.0 if self.status == "done" else min(0.999, self.finished / len(self.checkpoints)),
+                "checkpoints": self.finished,
+                "planned_checkpoints": len(self.checkpoints),
+                "products": self.products,
                 "elapsed_s": time.perf_counter() - self.began,
                 "provenance": self.said,
             },
         )
+        return with_learning_rate(known, self.rates)
 
     def _provenance(self, operator: Curvature, trace_products: int, warm: bool) -> str:
         facts = {key: value for key, value in operator.provenance().items() if key != "checkpoint"}

@@ -93,6 +93,7 @@ class Eigenpairs:
         self._start = start
         self._krylov: Krylov | None = None
         self._stage = "search"
+        self._cut: tuple[list[Pair], Krylov] | None = None  # what to go on from, where the products were used up
         self._probe: Tensor | None = None
         self._began = time.perf_counter()
         self.products = 0
@@ -105,40 +106,62 @@ class Eigenpairs:
     def steps(self) -> Iterator[xr.Dataset]:
         """Run: a Dataset after every product, each with what is known so far.
 
-        Close the generator to cancel; called again, it goes on from where it was.
+        Close the generator to cancel; called again, it goes on from where it was. So it does after it has ended
+        unconverged, if `most_products` has been raised since.
         """
+        if self.status == "unconverged" and self.products < self.most_products:
+            self._take_up()
         if self.status != "running":
             yield self.dataset()
             return
         wanted = self.largest, self.smallest
         if self._stage == "search":
             self._krylov = self._krylov or self._new_krylov(self._start)
-            yield from self._lanczos(self._krylov, wanted, self._all_small)
+            if not (yield from self._lanczos(self._krylov, wanted, self._all_small)):
+                self._cut = [], self._krylov
             self._lock(self._krylov, wanted)
             self._krylov, self._stage = None, "noise"
         if self._stage == "noise":
             yield from self._measure_noise()
             self._stage = "verify"
-        while self.verify and self.products < self.most_products and len(self.found) < self.operator.shape[1]:
+        while self._looks_again:
             self._krylov = self._krylov or self._new_krylov(None)
-            yield from self._lanczos(self._krylov, (1, 1), self._nothing_missed)
+            settled = yield from self._lanczos(self._krylov, (1, 1), self._nothing_missed)
+            if not settled:
+                self._cut = self.found.copy(), self._krylov
             taken, self._krylov = self._take_missed(self._krylov), None
             if not taken:
-                self.verified = self.products < self.most_products
+                self.verified = settled
                 break
         self.status = "converged" if all(self._small(p) for p in self.found) and self._settled else "unconverged"
         yield self.dataset()
 
+    def _take_up(self) -> None:
+        """Go back to where the products were used up."""
+        self.status = "running"
+        if self._cut is not None:
+            (self.found, self._krylov), self._cut = self._cut, None
+            self._stage = "verify" if self.found else "search"
+            self._show(self._krylov)
+
+    @property
+    def _looks_again(self) -> bool:
+        left = self.products < self.most_products and len(self.found) < self.operator.shape[1]
+        return self.verify and self._cut is None and left
+
     def save(self, path: str | Path) -> None:
         """Keep where the run stands, basis and all, as safetensors, for `resume`."""
-        tensors = {f"found.{i}": p.vector for i, p in enumerate(self.found) if p.vector is not None}
+        found, krylov = self._cut or (self.found, self._krylov)
+        tensors = {f"found.{i}": p.vector for i, p in enumerate(found) if p.vector is not None}
         state: dict[str, Any] = {name: getattr(self, name) for name in STATE}
-        state["found"] = [(p.value, p.residual) for p in self.found]
+        if self._cut is not None:
+            state |= {"status": "running", "_stage": "verify" if found else "search"}
+        state["found"] = [(p.value, p.residual) for p in found]
         state["of"] = self._identity()
         if self._probe is not None:
             tensors["probe"] = self._probe
-        if self._krylov is not None:
-            own, state["krylov"] = self._krylov.state()
+        if krylov is not None:
+            own, state["krylov"] = krylov.state()
             tensors |= own
         save_file({name: t.contiguous() for name, t in tensors.items()}, path, {"state": json.dumps(state)})
 
@@ -162,8 +185,7 @@ class Eigenpairs:
         if "krylov" in state:
             self._krylov = self._new_krylov(None)
             self._krylov.restore(tensors, state["krylov"])
-            values, residuals, _ = self._krylov.ritz()
-            self._showing = [Pair(float(v), float(r)) for v, r in zip(values, residuals, strict=True)]
+            self._show(self._krylov)
 
     def _identity(self) -> dict[str, Any]:
         """What a saved run must have in common with this one."""
@@ -194,20 +216,26 @@ class Eigenpairs:
         start = start.to(self.device, self.dtype)
         return Krylov(start, self.size, 1e4 * self.operator.problem.eps, self.locked)
 
-    def _lanczos(self, krylov: Krylov, wanted: tuple[int, int], finished: Any) -> Generator[xr.Dataset, None, None]:
-        while self.products < self.most_products:
+    def _lanczos(
+        self, krylov: Krylov, wanted: tuple[int, int], finished: Callable[[Krylov], bool]
+    ) -> Generator[xr.Dataset, None, bool]:
+        """Returns whether it is finished; else the products are used up."""
+        stop = krylov.filled > 0 and (finished(krylov) or krylov.exhausted)
+        while not stop and self.products < self.most_products:
+            if krylov.full:
+                krylov.restart(_kept(krylov.filled, wanted))
             product = yield from self._product(krylov.vector)
             if self.products == 2 and self.operator.dtype != torch.float64:
                 self._probe = krylov.vector.clone()
             krylov.add(product)
-            values, residuals, _ = krylov.ritz()
-            self._showing = [Pair(float(v), float(r)) for v, r in zip(values, residuals, strict=True)]
+            self._show(krylov)
             stop = finished(krylov) or krylov.exhausted
             yield self.dataset()
-            if stop:
-                return
-            if krylov.full:
-                krylov.restart(_kept(len(values), wanted))
+        return stop
+
+    def _show(self, krylov: Krylov) -> None:
+        values, residuals, _ = krylov.ritz()
+        self._showing = [Pair(float(v), float(r)) for v, r in zip(values, residuals, strict=True)]
 
     def _product(self, vector: Tensor) -> Generator[xr.Dataset, None, Tensor]:
         product = yield from heartbeats(self.operator.steps(vector), self.dataset)

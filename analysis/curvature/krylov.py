@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..errors import LandscapeError
 
+FRESH = 2**32 - 1  # a seed that no start vector has, or a fresh direction would be that start again
+
 
 class Krylov:
     """An orthonormal basis [vectors, n] of a Krylov space, and the matrix projected on it.
@@ -33,7 +35,7 @@ class Krylov:
         self.coupling = 0.0  # the norm of what the last product adds to the space
         self._expected = np.zeros(0)  # what the next product must have along the earlier vectors
         self._tolerance = tolerance
-        self._generator = torch.Generator().manual_seed(0)
+        self._generator = torch.Generator().manual_seed(FRESH)
         self._put(0, start)
 
     @property

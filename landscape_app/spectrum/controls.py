@@ -18,7 +18,7 @@ class SpectrumControls:
     def __init__(self, state: Spectrum):
         self.state = state
         names = ("problem", "checkpoint", "matrix", "layer", "of_class", "batchnorm")
-        more = ("largest", "smallest", "probes", "degree", "seed")
+        more = ("largest", "smallest", "most_products", "probes", "degree", "seed")
         self.fields = {name: field(state, name) for name in (*names, *more)}
         self.place = look.html(visible=False)
         self.leave = small_button("Use the checkpoint itself", self._leave)
@@ -54,7 +54,7 @@ class LookControls:
             "log_scale": field(state, "log_scale", width=118),
             "width": field(state, "width", width=230, throttled=False, show_value=False),
         }
-        self.view = look.bar(*self.fields.values())
+        self.view = look.column(look.bar(*self.fields.values()))  # a bar itself cannot be hidden
 
 
 class EigenvalueControls:

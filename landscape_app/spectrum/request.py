@@ -8,6 +8,8 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -50,9 +52,32 @@ class Vector:
 
 @dataclass
 class Vectors:
-    """The eigenvectors that a job has found so far; a worker adds to them."""
+    """The eigenvectors that a job has found so far, and where its searches stand; a worker adds to them.
+
+    earlier: of a job that ended unfinished, whose searches this one takes up. searches: files of `Eigenpairs.save`, one
+    a part, in a folder that goes with this object; none once all have converged.
+    """
 
     found: dict[tuple[int, int], Vector] = field(default_factory=dict)
+    earlier: Vectors | None = None
+    searches: dict[int, Path] = field(default_factory=dict)
+    _folder: TemporaryDirectory | None = None
+
+    def keep(self, part: int, search: Eigenpairs) -> None:
+        """Write down where the search of a part stands."""
+        self._folder = self._folder or TemporaryDirectory(prefix="landscape-")
+        self.searches[part] = Path(self._folder.name) / f"{part}.safetensors"
+        search.save(self.searches[part])
+
+    def take_up(self, part: int, search: Eigenpairs) -> None:
+        """Let the search of a part begin where the earlier one stopped."""
+        if self.earlier is not None and part in self.earlier.searches:
+            search.resume(self.earlier.searches[part])
+
+    def settled(self) -> None:
+        """All searches have converged: there is nothing to go on from."""
+        self.searches.clear()
+        self._folder = None
 
     def get(self, part: int, pair: int) -> Vector | None:
         return self.found.get((part, pair))
@@ -75,9 +100,9 @@ class SpectrumRequest:
 
     matrices: of MATRICES, drawn over one another. layer: the module whose parameters count, '' for all. of_class: the
     class whose samples count, None for all. each: "class" or "layer" for one spectrum of each, '' for one of all.
-    largest, smallest: how many eigenvalues at each end. probes, degree: of the density, as in `analysis`; 0 probes
-    leave it out. batchnorm: None keeps the problem's own policy. at: the point of a surface that is meant instead of
-    the checkpoint itself.
+    largest, smallest: how many eigenvalues at each end. most_products: what those of each matrix may take. probes,
+    degree: of the density, as in `analysis`; 0 probes leave it out. batchnorm: None keeps the problem's own policy.
+    at: the point of a surface that is meant instead of the checkpoint itself.
     """
 
     problem: str
@@ -88,6 +113,7 @@ class SpectrumRequest:
     each: str = ""
     largest: int = 5
     smallest: int = 2
+    most_products: int = 1000
     probes: int = 1
     degree: int = 30
     seed: int = 0
@@ -111,10 +137,16 @@ class SpectrumRequest:
                 samples=_samples(labels, part.of_class),
             )
             run = _Run(part, operator, self)
+            vectors.take_up(i, run.pairs)
             runs.append(run)
-            for _ in run.steps():
-                vectors.found |= {(i, pair): vector for pair, vector in enumerate(run.vectors)}
-                yield self._together(runs, len(parts), title, began, kinks, problem, checkpoint)
+            try:
+                for _ in run.steps():
+                    vectors.found |= {(i, pair): vector for pair, vector in enumerate(run.vectors)}
+                    yield self._together(runs, len(parts), title, began, kinks, problem, checkpoint)
+            finally:
+                vectors.keep(i, run.pairs)
+        if all(run.pairs.status == "converged" for run in runs):
+            vectors.settled()
         yield self._together(runs, len(parts), title, began, kinks, problem, checkpoint, finished=True)
 
     def parts(self, problem: Problem) -> list[Part]:
@@ -238,14 +270,18 @@ class _Run:
         n = operator.shape[1]
         largest = min(request.largest, n)
         smallest = min(request.smallest, n - largest) if part.matrix == "hessian" else 0  # no others go below 0
-        self.pairs = Eigenpairs(operator, largest=largest, smallest=smallest, seed=request.seed)
+        self.pairs = Eigenpairs(
+            operator, largest=largest, smallest=smallest, most_products=request.most_products, seed=request.seed
+        )
         self.found: xr.Dataset | None = None
         self.density: xr.Dataset | None = None
         self.vectors: list[Vector] = []
         self.progress = 0.0
         self.eta = np.nan
+        self.taken_up = 0  # products of an earlier job
 
     def steps(self) -> Generator[None, None, None]:
+        self.taken_up = self.pairs.products
         with closing(self.pairs.steps()) as steps:
             for self.found in steps:
                 share = float(self.found["converged"].mean()) if self.found.sizes["pair"] else 0.0
@@ -282,7 +318,7 @@ class _Run:
 
     @property
     def products(self) -> int:
-        return self.operator.products
+        return self.operator.products + self.taken_up
 
     @property
     def ends(self) -> np.ndarray:

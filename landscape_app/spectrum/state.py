@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import param
@@ -13,7 +14,7 @@ from landscape_app.spectrum.picture import Spectrum as Part
 from landscape_app.spectrum.picture import spectra
 from landscape_app.spectrum.request import Place, SpectrumRequest, Vectors, classes_of, layers_of
 from landscape_app.task import Task
-from landscape_app.text import explain
+from landscape_app.text import eigenvalue, explain
 
 ALL = ""
 EACH = "each"
@@ -31,8 +32,8 @@ MATRIX_CHOICES = {
     "Hessian and Gauss-Newton": ("hessian", "ggn"),
 }
 INPUTS = (
-    *("problem", "checkpoint", "at", "matrix", "layer", "of_class", "largest", "smallest", "probes", "degree"),
-    *("seed", "batchnorm"),
+    *("problem", "checkpoint", "at", "matrix", "layer", "of_class", "largest", "smallest", "most_products"),
+    *("probes", "degree", "seed", "batchnorm"),
 )
 
 
@@ -50,6 +51,7 @@ class Spectrum(Task):
     of_class = param.Selector(default=ALL, objects={"All": ALL}, label="Samples")
     largest = param.Integer(default=5, bounds=(1, 20), label="Largest eigenvalues")
     smallest = param.Integer(default=2, bounds=(0, 20), label="Smallest eigenvalues")
+    most_products = param.Integer(default=1000, bounds=(1, None), label="Products at most")
     probes = param.Integer(default=1, bounds=(0, 20), label="Random vectors of the density")
     degree = param.Integer(default=30, bounds=(5, 200), label="Products for each")
     seed = param.Integer(default=0, bounds=(0, None), label="Seed of the random vectors")
@@ -80,7 +82,21 @@ class Spectrum(Task):
         return spectra(self.result) if self.result is not None else []
 
     def keeper(self) -> dict[str, Any]:
-        return {"vectors": Vectors()}
+        return {"vectors": Vectors(earlier=self.unfinished)}
+
+    @property
+    def unfinished(self) -> Vectors | None:
+        """Of the latest job that was cancelled, or allowed fewer products, but had the same choices otherwise."""
+        request = self.request()
+        for entry in reversed(self.entries):
+            asked, vectors = entry.request, entry.kept.get("vectors")
+            if vectors is None or not vectors.searches or not entry.job.state.final:
+                continue
+            fewer = asked.most_products < request.most_products
+            cancelled = asked == request and entry.job.state is JobState.CANCELLED
+            if cancelled or (fewer and replace(asked, most_products=request.most_products) == request):
+                return vectors
+        return None
 
     def request(self) -> SpectrumRequest:
         return SpectrumRequest(
@@ -92,6 +108,7 @@ class Spectrum(Task):
             each="layer" if self.layer == EACH else "class" if self.of_class == EACH else "",
             largest=self.largest,
             smallest=self.smallest,
+            most_products=self.most_products,
             probes=self.probes,
             degree=self.degree,
             seed=self.seed,
@@ -109,6 +126,15 @@ class Spectrum(Task):
         self.param.update(**chosen)
         self.compute = True
 
+    def visit(self, problem: str, checkpoint: str, matrix: str, batchnorm: str | None) -> None:
+        """Compute the spectrum of a checkpoint: of the whole matrix, over all samples."""
+        self.problem = problem
+        chosen = {"checkpoint": checkpoint, "matrix": (matrix,), "layer": ALL, "of_class": ALL, "at": None}
+        if batchnorm in list(self.param.batchnorm.objects):
+            chosen["batchnorm"] = batchnorm
+        self.param.update(**chosen)
+        self.compute = True
+
     def restore(self, request: SpectrumRequest) -> bool:
         if request.problem not in self.param.problem.objects:
             return False
@@ -121,7 +147,7 @@ class Spectrum(Task):
             "batchnorm": request.batchnorm,
         }
         offered = {name: value for name, value in wanted.items() if value in list(self.param[name].objects)}
-        for name in ("largest", "smallest", "probes", "degree", "seed"):
+        for name in ("largest", "smallest", "most_products", "probes", "degree", "seed"):
             low, high = self.param[name].bounds
             value = getattr(request, name)
             if isinstance(value, int) and value >= low and (high is None or value <= high):
@@ -238,7 +264,6 @@ class Spectrum(Task):
 
 
 ENDED = (JobState.DONE, JobState.CANCELLED)
-SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def places(parts: list[Part]) -> list[tuple[int, int]]:
@@ -248,10 +273,7 @@ def places(parts: list[Part]) -> list[tuple[int, int]]:
 
 def symbol(part: Part, pair: int) -> str:
     """λ₁ is the largest; λₙ the smallest, λₙ₋₁ the next."""
-    if part.ends[pair] == "largest":
-        return f"λ{str(pair + 1).translate(SUBSCRIPTS)}"
-    rank = pair - int((part.ends == "largest").sum())
-    return "λₙ" if rank == 0 else f"λₙ₋{str(rank).translate(SUBSCRIPTS)}"
+    return eigenvalue(pair, int((part.ends == "largest").sum()))
 
 
 def name_of(parts: list[Part], at: tuple[int, int]) -> str:

@@ -13,30 +13,15 @@ from landscape_app.spectrum.picture import Spectrum as Part
 from landscape_app.spectrum.request import DEFLATED, MATRICES, basis_bytes, classes_of, layer_names, layers_of
 from landscape_app.spectrum.state import ALL, EACH, Spectrum, symbol
 from landscape_app.text import duration, number
-from landscape_app.words import Message, cancelling, failed, left, queued, recalled
+from landscape_app.words import Message, left, standing
 
 HELD = {"recalibrated": "BatchNorm statistics re-estimated at the point and held", "frozen": "", "batch": ""}
 FEW, MANY = 4, 20  # products for each eigenvalue that is wanted, about
 
 
 def message(state: Spectrum) -> Message:
-    """Where the page stands."""
-    job = state.job
-    if any(state.trouble) and not state.busy:
-        reason, details = state.trouble
-        return Message("bad", f"{state.problem} cannot be used", reason, details)
-    if job is None:
-        return Message("calm", "Ready", cost(state))
-    if state.recalled and state.entry and job.state in (JobState.DONE, JobState.CANCELLED):
-        return recalled(state.entry, ended(job))
-    return {
-        JobState.QUEUED: queued,
-        JobState.RUNNING: _running,
-        JobState.CANCELLING: cancelling,
-        JobState.DONE: ended,
-        JobState.CANCELLED: ended,
-        JobState.FAILED: failed,
-    }[job.state](job)
+    """Where the spectrum's task stands."""
+    return standing(state, cost, _running, ended)
 
 
 def promise(state: Spectrum) -> str:
@@ -112,7 +97,7 @@ def ended(job: Snapshot) -> Message:
     open_ = sum(int((~part.converged).sum()) for part in parts)
     if open_:
         some = "one eigenvalue is" if open_ == 1 else f"{open_} eigenvalues are"
-        return Message("warn", "Done", f"{spent}; {some} not converged, and marked.")
+        return Message("warn", "Done", f"{spent}; {some} not converged, and marked. Allow more products to go on.")
     unsure = [part for part in parts if len(part.values) and not part.verified]
     if unsure:
         return Message("warn", "Done", f"{spent}; a second look for missed eigenvalues did not come to its end.")
