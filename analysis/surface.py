@@ -162,7 +162,7 @@ class _Surface:
                 yield from self._scatter(level)
             self._recheck(level, finer)
             if new.all():
-                self.suspect[~finer.known] = np.maximum(self.suspect, UNFORETOLD * self.unforetold)[~finer.known]
+                yield from self._look_about(level, finer, predicted)
             self._state(level, self.suspect)
             if self.suspect.max() <= self.tolerance:
                 yield self._dataset(level, self.evaluator.evaluations, "converged")
@@ -254,6 +254,25 @@ class _Surface:
         self.unforetold = float(misses[beyond].max(initial=0))
         self.suspect[doubtful | surprising] = SAFETY * misses[doubtful | surprising]
         self.suspect[torn] = np.inf  # no spline joins NaN and numbers
+
+    def _look_about(
+        self, level: SampleGrid, finer: SampleGrid, predicted: dict[str, np.ndarray]
+    ) -> Iterator[xr.Dataset]:
+        """Take errors that nothing foretold to be anywhere, after a closer look if they might be above tolerance.
+
+        After it, what is left surprised less than the last third of what was looked at: errors like theirs are left.
+        """
+        left = self.unforetold
+        if UNFORETOLD * left > self.tolerance:
+            surprise = spread(self.surprise).clip(max=1)
+            surprise[finer.known] = 0
+            placed = peaks(surprise, 2 * CHECKS[len(self.extent)])
+            yield from self._fill(finer, placed, level)
+            misses = self._missed(level, finer, predicted)["loss"]
+            self.suspect[placed] = SAFETY * misses[placed]
+            last = placed & np.isfinite(misses) & (surprise <= np.quantile(surprise[placed], 1 / 3))
+            left = float(misses[last].max(initial=0))
+        self.suspect[~finer.known] = np.maximum(self.suspect, UNFORETOLD * left)[~finer.known]
 
     def _scatter(self, level: SampleGrid) -> Iterator[xr.Dataset]:
         """Evaluate Halton points, to check the pictures of this level and of those after it."""

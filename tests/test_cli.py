@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import load
+from analysis import load, load_project
 from landscape_app import __main__, cli
 from landscape_app.projects import VARIABLE
 
@@ -342,7 +342,7 @@ def test_a_trajectory_through_all_checkpoints_or_those_that_are_named(capsys, cu
     assert "of 2 / η = 4 (η = 0.5)" in last
     assert ds["name"].values.tolist() == ["start", "end"]
     assert (np.abs(ds["eigenvalue"].values - values[[-1, -2, 0]].numpy()) <= ds["bound"].values).all()
-    project = cli.load_project(curved)
+    project = load_project(curved)
     *_, same = along_training(
         project.problems["small"], [project.checkpoint("small", "end")], largest=1, smallest=0, trace_products=0
     )

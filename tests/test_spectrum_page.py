@@ -9,7 +9,7 @@ from bokeh.events import Tap
 from conftest import PAYLOAD
 from models import classification, mlp_problem
 
-from analysis import Line, Problem, Project, load, over_seeds, provenance, save
+from analysis import Problem, Project, load, provenance, save
 from analysis.curvature.density import density
 from analysis.curvature.eigenpairs import Eigenpairs
 from analysis.curvature.operators import Curvature
@@ -162,7 +162,7 @@ def test_more_products_go_on_where_fewer_ended(explorer):
 
 def whole(explorer):
     project = explorer.state.project
-    return project.problems["small"], project.checkpoint("small", "one")
+    return project.problems["small"], project.checkpoint("small", explorer.state.spectrum.checkpoint)
 
 
 # ---- what is chosen --------------------------------------------------------------------------------------
@@ -404,12 +404,3 @@ def test_the_softmax_radius_is_shaded_when_it_is_asked_for(explorer):
     curve.figure.x_range.update(reset_start=-1, reset_end=1)
     curve.shade((-np.inf, 0.5))
     assert curve.radius.data == {"left": [-1], "right": [0.5]}
-
-
-def test_a_file_over_several_seeds_shows_the_first_and_says_so(project, explorer, tmp_path):
-    problem = next(iter(project.problems.values()))
-    *_, ds = over_seeds(problem, lambda seed: Line.random(problem.checkpoint(), seed=seed), (4, 5), resolution=11)
-    explorer.state.upload = ("seeds.nc", save(ds, tmp_path / "seeds.nc").read_bytes())
-    assert explorer.state.refused == ("", "")
-    np.testing.assert_array_equal(explorer.state.result["loss"], ds["loss"][0])
-    assert explorer.state.result.attrs["title"].endswith("seed 4, the first of 2")
