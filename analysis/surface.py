@@ -270,8 +270,9 @@ class _Surface:
             yield from self._fill(finer, placed, level)
             misses = self._missed(level, finer, predicted)["loss"]
             self.suspect[placed] = SAFETY * misses[placed]
-            last = placed & np.isfinite(misses) & (surprise <= np.quantile(surprise[placed], 1 / 3))
-            left = float(misses[last].max(initial=0))
+            if placed.any():
+                last = placed & np.isfinite(misses) & (surprise <= np.quantile(surprise[placed], 1 / 3))
+                left = float(misses[last].max(initial=0))
         self.suspect[~finer.known] = np.maximum(self.suspect, UNFORETOLD * left)[~finer.known]
 
     def _scatter(self, level: SampleGrid) -> Iterator[xr.Dataset]:
