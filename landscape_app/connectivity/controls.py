@@ -17,7 +17,7 @@ from landscape_app.connectivity import picture
 from landscape_app.connectivity.state import Connectivity
 from landscape_app.controls import field
 
-WIDTHS = {"metric": 200, "first": 190, "second": 190}
+WIDTHS = {"metric": 200, "first": 160, "second": 160}
 
 
 class ConnectivityControls:

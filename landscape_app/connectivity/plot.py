@@ -166,11 +166,11 @@ class MatrixChart:
     """The barriers between all pairs, written in cells. A tap on a cell chooses the pair."""
 
     def __init__(self, stage: str, tapped: Callable[[int, int], None]):
-        self.tapped = tapped
+        self.stage, self.tapped = stage, tapped
         self.count = 0
         self.figure = plot = plotting.new_figure(
             f"connectivity-{stage}", x_range=Range1d(-0.5, 0.5), y_range=Range1d(0.5, -0.5), height=SQUARE,
-            title=SAYS[stage], toolbar_location=None, tools="",
+            title=" ", toolbar_location=None, tools="",
         )  # fmt: skip
         plot.title.update(text_font_size="13px", text_font_style="normal")
         plot.grid.visible = False
@@ -219,6 +219,7 @@ class MatrixChart:
         for axis in (plot.xaxis[0], plot.yaxis[0]):
             axis.ticker.ticks = ticks
             axis.major_label_overrides = {i: shortened(name) for i, name in enumerate(names)}
+        plot.title.text = f"{SAYS[self.stage]}: barrier [{ds[metric].attrs['units']}]"
         self.mapper.update(low=scale[0], high=scale[1])
         self.cells.data = _columns(list(_cells(names, heights, scale, picture.units(ds, metric))), CELLS)
         self.here.data = {"x": [chosen[1]], "y": [chosen[0]]}

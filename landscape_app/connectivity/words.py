@@ -17,7 +17,7 @@ from landscape_app.picture import metric_label
 from landscape_app.text import duration, number, percent
 from landscape_app.words import BATCHNORM, Message, left, standing
 
-HEADERS = ("From A", "To B", "As they are", "at t", "Matched", "at t", "Distance", "matched")
+HEADERS = ("From A", "To B", "As they are", "at t", "Matched", "at t", "Distance", "Distance, matched")
 COUNTED = {
     "sup": "The barrier is the largest height over the chord, the line between the checkpoints' own values; 0 or more.",
     "maxmean": "The barrier is the largest height over the mean of the two checkpoints.",
@@ -171,6 +171,7 @@ def notes(ds: xr.Dataset) -> list[str]:
         said.append("Matching exchanges units within a network: each keeps its function, and its loss, exactly.")
         if ds.sizes["checkpoint"] > 2:
             said.append(f"All are brought to the units of {picture.names(ds)[0]}, so that every cycle of pairs closes.")
+            said.append("Both matrices share one scale of colours.")
     return said
 
 
@@ -181,7 +182,8 @@ def symmetries(facts: dict[str, Any]) -> list[str]:
     groups = len(facts["groups"])
     said = [
         f"{groups} group{'' if groups == 1 else 's'} of units may be exchanged: 10^{number(facts['log10_size'], 4)} "
-        f"permutations leave the function as it is. They move {percent(facts['share'])} of the parameters."
+        f"permutations leave the function as it is. They move {percent(facts['share'])} of the parameters. Sn stands "
+        "for all permutations of n units; S4[S16] for those of 4 units that hold 16 each."
     ]
     if facts["change"] is not None:
         change, control = facts["change"], facts["control"]
