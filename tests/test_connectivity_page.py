@@ -15,7 +15,7 @@ from analysis import Problem, Project, load, save
 from analysis.checkpoints import Checkpoint
 from analysis.connectivity import average, barrier, barrier_matrix, find_symmetries, match_many
 from landscape_app.connectivity import picture, words
-from landscape_app.connectivity.request import ConnectivityRequest, Matched
+from landscape_app.connectivity.request import ConnectivityRequest, Matched, report
 from landscape_app.entries import kind_of
 from landscape_app.explorer import Explorer
 from landscape_app.jobs import JobState, Snapshot
@@ -240,6 +240,26 @@ def test_the_symmetries_are_said_in_words(explorer, file):
     assert ("aten.odd", "no rule for it, met 2 times: what it touches stays") in words.pinned(
         facts | {"unknown": {"aten.odd": 2}}
     )
+
+
+class Residual(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(5))
+
+    def forward(self, x):
+        x = self.layers[0](x)
+        for layer in self.layers[1:-1]:
+            x = x + layer(x.relu())
+        return self.layers[-1](x)
+
+
+def test_of_many_places_some_are_named_and_the_others_counted():
+    facts = report(find_symmetries(Residual(), (torch.randn(4, 8),)))
+    ((structure, moves),) = words.free(facts)
+    assert structure == "S8"
+    assert moves.endswith("and 4 more")
+    assert moves.count("[") == 8
 
 
 def test_the_matched_and_the_merged_checkpoint_are_saved(explorer, project):

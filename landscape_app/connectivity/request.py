@@ -24,6 +24,7 @@ NONE = "none"
 MATCHINGS = {NONE: "as they are", "weights": "matched by weights", "activations": "matched by activations"}
 BEFORE, AFTER = "before", "after"
 POINTS = 25  # of a path, before it is refined
+NAMED = 8  # places of a group, the others are counted
 
 
 @dataclass
@@ -219,21 +220,25 @@ class _Paths:
 
 
 def report(found: Symmetries) -> dict[str, Any]:
-    """What is free, what stays and why, and the certificate, as JSON-ready facts."""
+    """What is free, what stays and why, and the certificate, as JSON-ready facts that fit an attribute of a file."""
     fixed: dict[str, list[str]] = {}
     for (name, axis), (count, reason) in found.pinned.items():
         fixed.setdefault(reason, []).append(f"{name}[{axis}] ({count})")
     proof = found.certificate
     return {
         "groups": [
-            {"structure": group.structure, "moves": [f"{name}[{axis}]" for name, axis in group.all_places()]}
+            {"structure": group.structure, "moves": _some([f"{name}[{axis}]" for name, axis in group.all_places()])}
             for group in found.groups
         ],
         "log10_size": found.log10_size,
         "share": found.share,
         "change": proof.change if proof else None,
         "control": proof.control if proof and np.isfinite(proof.control) else None,
-        "fixed": fixed,
+        "fixed": {reason: _some(places) for reason, places in fixed.items()},
         "unknown": dict(found.unknown),
         "failure": found.failure,
     }
+
+
+def _some(places: list[str]) -> list[str]:
+    return places if len(places) <= NAMED + 1 else [*places[:NAMED], f"and {len(places) - NAMED} more"]

@@ -124,9 +124,10 @@ def findings(ds: xr.Dataset, metric: str, a: int, b: int) -> list[str]:
     merged = float(ds[f"merged_{metric}"])
     if np.isfinite(merged):
         own = ds[f"marker_{metric}"].values
+        every = "both" if len(names) == 2 else f"all {len(names)}"
         said.append(
-            f"The average of all {len(names)} in common units has a {label} of {_value(merged, units)}; the "
-            f"checkpoints have {number(own.min())} to {_value(own.max(), units)}."
+            f"The average of {every} in common units has a {label} of {_value(merged, units)}; the checkpoints have "
+            f"{number(own.min())} to {_value(own.max(), units)}."
         )
     return said
 

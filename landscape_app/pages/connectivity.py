@@ -75,7 +75,8 @@ class ConnectivityPage:
         lines = "".join(f'<p class="nums">{text(line)}</p>' for line in said)
         self.findings.object = f'<div class="ls" role="status">{lines}</div>'
         table = _table(words.HEADERS, words.rows(ds, metric), picture.pair(ds, a, b))
-        self.table.object = f'<div class="ls">{look.folded("All values", table)}</div>'
+        table = look.folded("All values", f'<div class="wide">{table}</div>')
+        self.table.object = f'<div class="ls">{table}</div>'
         found = picture.symmetries(ds)
         self.symmetries.object = _symmetries(found) if found else ""
         head, conditions = words.caption(ds)
@@ -125,5 +126,4 @@ def _table(headers: tuple[str, ...], rows: list[tuple[str, ...]], chosen: int | 
         kind = ' class="here" aria-current="true"' if place == chosen else ""
         lines.append(f"<tr{kind}>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>")
     head = "".join(f"<th>{text(name)}</th>" for name in headers)
-    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
-    return f'<div class="wide"><table class="values">{body}</table></div>'
+    return f'<table class="values"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
