@@ -17,7 +17,7 @@ from landscape_app.connectivity import picture
 from landscape_app.connectivity.state import Connectivity
 from landscape_app.controls import field
 
-WIDTHS = {"metric": 200, "first": 160, "second": 160}
+WIDTHS = {"metric": 200, "first": 220, "second": 220}
 
 
 class ConnectivityControls:

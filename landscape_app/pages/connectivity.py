@@ -73,7 +73,7 @@ class ConnectivityPage:
     def _say(self, ds: xr.Dataset, metric: str, a: int, b: int) -> None:
         said = words.findings(ds, metric, a, b)
         lines = "".join(f'<p class="nums">{text(line)}</p>' for line in said)
-        self.findings.object = f'<div class="ls" role="status">{lines}</div>'
+        self.findings.object = f'<div class="ls caption" role="status">{lines}</div>'
         table = _table(words.HEADERS, words.rows(ds, metric), picture.pair(ds, a, b))
         table = look.folded("All values", f'<div class="wide">{table}</div>')
         self.table.object = f'<div class="ls">{table}</div>'
@@ -115,15 +115,17 @@ def _holds(ds: xr.Dataset, metric: str, a: int, b: int) -> bool:
 
 def _symmetries(facts: dict) -> str:
     lines = "".join(f'<p class="nums">{text(line)}</p>' for line in words.symmetries(facts))
-    free = _table(("Units", "Exchanged along"), words.free(facts)) if facts["groups"] else ""
+    free = _table(("Units", "Exchanged along"), words.free(facts), kind="values keyed") if facts["groups"] else ""
     pinned = _table(("Pinned by", "What stays"), words.pinned(facts)) if words.pinned(facts) else ""
     return f'<div class="ls">{look.folded("Symmetries", lines + free + pinned)}</div>'
 
 
-def _table(headers: tuple[str, ...], rows: list[tuple[str, ...]], chosen: int | None = None) -> str:
+def _table(
+    headers: tuple[str, ...], rows: list[tuple[str, ...]], chosen: int | None = None, kind: str = "values"
+) -> str:
     lines = []
     for place, row in enumerate(rows):
-        kind = ' class="here" aria-current="true"' if place == chosen else ""
-        lines.append(f"<tr{kind}>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>")
+        here = ' class="here" aria-current="true"' if place == chosen else ""
+        lines.append(f"<tr{here}>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>")
     head = "".join(f"<th>{text(name)}</th>" for name in headers)
-    return f'<table class="values"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
