@@ -19,7 +19,7 @@ class Entry:
 
     number: 1 for the first of a session. job: the computation as it stands or ended; it has a result.
     request: what was asked for, None where a file does not say it all. file: where it was opened from, or ''.
-    kept: what its job kept in memory beside the result: the "vectors" of a spectrum.
+    kept: what its job kept in memory beside the result: the "vectors" of a spectrum, the "matched" checkpoints.
     """
 
     number: int
@@ -35,7 +35,7 @@ class Entry:
 
     @property
     def kind(self) -> str:
-        """Which task it answers: "surface", "spectrum" or "trajectory"."""
+        """Which task it answers: "surface", "spectrum", "trajectory" or "connectivity"."""
         return kind_of(self.result)
 
     @property
@@ -46,6 +46,8 @@ class Entry:
 
 
 def kind_of(ds: xr.Dataset) -> str:
+    if {"stage", "pair", "place"} <= set(ds.dims):
+        return "connectivity"
     if {"eigenvalue", "overlap"} <= set(ds.data_vars):
         return "trajectory"
     return "spectrum" if {"eigenvalue", "node"} & set(ds.data_vars) else "surface"

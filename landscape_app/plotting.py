@@ -19,6 +19,7 @@ from landscape_app.words import off_slice
 NOTHING_YET = "rgba(127, 134, 145, 0.22)"
 ACCENT = "#d55e00"
 INK = "#1b1f24"
+TOOLS = "pan,box_zoom,wheel_zoom,reset,save"
 LONGEST_LINE = 42
 
 
@@ -55,14 +56,13 @@ def new_figure(name: str, **options: Any) -> figure:
     """A figure with the tools, sizes and manners that all plots share."""
     plot = figure(
         name=name,
-        tools="pan,box_zoom,wheel_zoom,reset,save",
         sizing_mode="stretch_width",
         min_width=280,
         output_backend="canvas",
         background_fill_alpha=0,
         border_fill_alpha=0,
         outline_line_color=None,
-        **{"min_border_right": 12, "toolbar_location": "above", **options},
+        **{"tools": TOOLS, "min_border_right": 12, "toolbar_location": "above", **options},
     )
     plot.axis.axis_label_text_font_style = "normal"
     plot.axis.minor_tick_line_color = None

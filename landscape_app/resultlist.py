@@ -5,6 +5,7 @@ from __future__ import annotations
 import panel as pn
 
 from landscape_app import look, words
+from landscape_app.connectivity import words as connectivity_words
 from landscape_app.controls import field
 from landscape_app.entries import Entry
 from landscape_app.findings import download, file_name
@@ -17,6 +18,7 @@ SAYS = {
     "surface": words.entry_line,
     "spectrum": spectrum_words.entry_line,
     "trajectory": trajectory_words.entry_line,
+    "connectivity": connectivity_words.entry_line,
 }
 NOTHING = "What you compute is kept here until you leave the page."
 
@@ -36,7 +38,7 @@ class ResultList:
         )
         state.param.watch(self._send, "file")
         state.param.watch(self._show, ["entries", "shown", "compare", "other", "job", "page"])
-        for task in (state.spectrum, state.trajectory):
+        for task in (state.spectrum, state.trajectory, state.connectivity):
             task.param.watch(self._show, ["shown", "job"])
         state.param.watch(self._say_refused, "refused")
         self._show()

@@ -12,6 +12,10 @@ import xarray as xr
 
 from analysis import ResultError, load, provenance
 from landscape_app import picture, seeds, words
+from landscape_app.connectivity import picture as connectivity_picture
+from landscape_app.connectivity import words as connectivity_words
+from landscape_app.connectivity.plot import ConnectivityPlot
+from landscape_app.connectivity.request import ConnectivityRequest
 from landscape_app.curve import Curve
 from landscape_app.entries import kind_of
 from landscape_app.heatmap import Heatmap
@@ -33,7 +37,8 @@ KINDS = {
     ("Plane", "trajectory"): "trajectory",
 }
 LONGEST_NAME = 80
-Asked = TypeVar("Asked", SpectrumRequest, TrajectoryRequest)
+ASKED = {"spectrum": SpectrumRequest, "trajectory": TrajectoryRequest, "connectivity": ConnectivityRequest}
+Asked = TypeVar("Asked", SpectrumRequest, TrajectoryRequest, ConnectivityRequest)
 
 
 def opened(name: str, content: bytes) -> xr.Dataset:
@@ -56,7 +61,8 @@ def opened(name: str, content: bytes) -> xr.Dataset:
 def _show(ds: xr.Dataset) -> None:
     """Draw and say, unseen, what the page will."""
     if kind_of(ds) != "surface":
-        {"spectrum": _show_spectrum, "trajectory": _show_trajectory}[kind_of(ds)](ds)
+        shows = {"spectrum": _show_spectrum, "trajectory": _show_trajectory, "connectivity": _show_connectivity}
+        shows[kind_of(ds)](ds)
         return
     for part in seeds.parts(ds).values():
         _show_picture(seeds.part(ds, part))
@@ -95,17 +101,29 @@ def _show_trajectory(ds: xr.Dataset) -> None:
     TrajectoryPlot(lambda place: None).draw(ds, log=True, log_steps=False, chosen=None)
 
 
+def _show_connectivity(ds: xr.Dataset) -> None:
+    said, own = connectivity_words, connectivity_picture
+    said.caption(ds), said.ended(snapshot(ds)), said.notes(ds), words.provenance_rows(provenance(ds))
+    facts = own.symmetries(ds)
+    if facts is not None:
+        said.symmetries(facts), said.free(facts), said.pinned(facts)
+    plot = ConnectivityPlot(lambda a, b: None)
+    for metric in own.metrics(ds).values():
+        said.rows(ds, metric), said.findings(ds, metric, 0, 1)
+        plot.draw(ds, metric, 0, 1)
+
+
 def snapshot(ds: xr.Dataset) -> Snapshot:
     """A result as the computation that it came from left it."""
     state = JobState.CANCELLED if ds.attrs["status"] == "running" else JobState.DONE
     return Snapshot(state, ds, version=1, progress=float(ds.attrs["progress"]), elapsed=float(ds.attrs["elapsed_s"]))
 
 
-def request_of(ds: xr.Dataset) -> Request | SpectrumRequest | TrajectoryRequest | None:
+def request_of(ds: xr.Dataset) -> Request | SpectrumRequest | TrajectoryRequest | ConnectivityRequest | None:
     """What would compute a result again, None where the choices of the page cannot say it."""
     facts = provenance(ds)
     if kind_of(ds) != "surface":
-        return _asked(facts, {"spectrum": SpectrumRequest, "trajectory": TrajectoryRequest}[kind_of(ds)])
+        return _asked(facts, ASKED[kind_of(ds)])
     kind = _slice_of(facts)
     if kind is None:
         return None

@@ -33,7 +33,7 @@ class Session:
         self.state, self.runner = state, runner
         self._made = 0  # entries
         self.runs = {kind: Run(self, task) for kind, task in state.tasks.items()}
-        self.surface, self.spectrum, self.trajectory = self.runs.values()
+        self.surface, self.spectrum, self.trajectory, self.connectivity = self.runs.values()
         for asked, does in (("show", self._show), ("remove", self._remove), ("upload", self._open)):
             state.param.watch(partial(self.do, does), asked)
         self.radius = Radius(self)

@@ -10,6 +10,7 @@ from typing import Any
 import param
 
 from analysis.weights import Structure
+from landscape_app.connectivity.state import Connectivity
 from landscape_app.entries import Entry, numbered, unfinished
 from landscape_app.picture import (
     Metric,
@@ -121,7 +122,9 @@ class State(Task):
     kind = "surface"
 
     page = param.Selector(
-        default="surface", objects=["surface", "spectrum", "trajectory"], doc="The page that is looked at."
+        default="surface",
+        objects=["surface", "spectrum", "trajectory", "connectivity"],
+        doc="The page that is looked at.",
     )
     show = param.Parameter(doc="Number of the entry to show again; None once it is.")
     remove = param.Parameter(doc="Number of the entry to forget; None once it is.")
@@ -150,14 +153,16 @@ class State(Task):
         self.problem = names[0]
         self.spectrum = Spectrum(project, self.lock)
         self.trajectory = Trajectory(project, self.lock)
+        self.connectivity = Connectivity(project, self.lock)
         self._lead()
 
     @param.depends("problem", "first", watch=True)
     def _lead(self) -> None:
         """Until there is a result of their own, the other pages ask about what this one does."""
-        spectrum, trajectory = getattr(self, "spectrum", None), getattr(self, "trajectory", None)
-        if trajectory is not None and trajectory.fresh and self.problem in trajectory.param.problem.objects:
-            trajectory.problem = self.problem
+        spectrum = getattr(self, "spectrum", None)
+        for task in (getattr(self, "trajectory", None), getattr(self, "connectivity", None)):
+            if task is not None and task.fresh and self.problem in task.param.problem.objects:
+                task.problem = self.problem
         if spectrum is not None and spectrum.fresh:
             spectrum.problem = self.problem
             if self.first in spectrum.param.checkpoint.objects:
@@ -166,7 +171,7 @@ class State(Task):
     @property
     def tasks(self) -> dict[str, Task]:
         """The task of each page, by what its results are called."""
-        return {task.kind: task for task in (self, self.spectrum, self.trajectory)}
+        return {task.kind: task for task in (self, self.spectrum, self.trajectory, self.connectivity)}
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -42,8 +42,10 @@ def coordinate(value: float) -> str:
 
 
 def percent(fraction: float) -> str:
-    """A fraction as a percentage: 0.0084 gives '0.84 %'."""
-    return f"{number(100 * float(fraction), 2)} %"
+    """A fraction as a percentage: 0.0084 gives '0.84 %', 1.23 gives '123 %'."""
+    value = 100 * float(fraction)
+    whole = 99.5 <= abs(value) < math.inf
+    return f"{number(round(value), 15) if whole else number(value, 2)} %"
 
 
 def duration(seconds: float) -> str:

@@ -98,6 +98,7 @@ def test_numbers_for_people():
     assert [number(v) for v in (0.02134, -1.5, np.nan, np.inf)] == ["0.0213", "−1.5", "NaN", "∞"]
     assert [duration(s) for s in (0.42, 38.2, 200, 7500)] == ["0.4 s", "38 s", "3 min 20 s", "2 h 05 min"]
     assert percent(0.00842) == "0.84 %"
+    assert [percent(share) for share in (0.994, 0.9999, 12.3, float("inf"))] == ["99 %", "100 %", "1230 %", "∞ %"]
     assert [coordinate(v) for v in (-1.3e-10, 1.00000001)] == ["0", "1"]
 
 

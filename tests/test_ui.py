@@ -398,6 +398,15 @@ POINTS = """() => Bokeh.documents.flatMap(doc => [...doc._all_models.values()])
 
 TRAJECTORY_FRAME = FRAME.replace("spectrum-0", "trajectory-eigenvalues")
 
+CELL = """([name, row, column]) => Bokeh.documents.flatMap(doc => [...doc._all_models.values()])
+  .filter(model => model.name === name && model.renderers).map(plot => {
+    const view = Bokeh.index.find_one(plot), frame = view.frame.bbox, n = plot.x_range.end + 0.5;
+    view.el.scrollIntoView({block: "center"});
+    const at = view.el.getBoundingClientRect();
+    const across = (column + 0.5) / n * frame.width, down = (row + 0.5) / n * frame.height;
+    return [at.left + frame.left + across, at.top + frame.top + down];
+  })[0]"""
+
 RUN = """
 import torch
 from analysis import Problem
@@ -441,5 +450,30 @@ def test_a_run_streams_and_a_checkpoint_leads_to_its_spectrum(page, tmp_path):
         assert page.get_by_text("Hessian spectrum at epoch 2").locator("visible=true").first.is_visible()
         page.get_by_role("button", name="Show", exact=True).locator("visible=true").last.click()
         page.get_by_text("Shown again").locator("visible=true").wait_for()
+        page.set_viewport_size({"width": 400, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_paths_between_checkpoints_stream_and_a_cell_leads_to_its_path(page, tmp_path):
+    with served(tmp_path / "log", "landscape_app.cli", "serve", "--no-show") as address:
+        page.goto(address)
+        page.get_by_text("No surface yet").wait_for()
+        page.get_by_text("Connectivity", exact=True).first.click()
+        page.get_by_text("No path yet").wait_for()
+        page.get_by_text(re.compile("^12 paths of about .* samples")).wait_for()
+        assert not page.get_by_role("combobox", name="What is called a barrier").is_visible()
+        seen(page, "Compute").click()
+        page.get_by_text(re.compile("of 12 paths · ")).locator("visible=true").first.wait_for()
+        page.get_by_text(re.compile("^12 paths, ")).wait_for(timeout=4 * MS)
+        page.get_by_text(re.compile("^From mlp128-s2 to mlp128-s3 the barrier .* matched by activations")).wait_for()
+        page.mouse.click(*page.evaluate(CELL, ["connectivity-after", 2, 1]))
+        page.get_by_text(re.compile("^From mlp128-s4 to mlp128-s3 the barrier")).wait_for()
+        choose(page, "To B", "mlp128-s5")
+        page.get_by_text(re.compile("^From mlp128-s4 to mlp128-s5 the barrier")).wait_for()
+        page.get_by_text("Symmetries", exact=True).locator("visible=true").click()
+        assert page.get_by_text(re.compile("^2 groups of units may be exchanged: 10.431.2 ")).is_visible()
+        with page.expect_download() as download:
+            seen(page, "Save B matched to A").click()
+        assert download.value.suggested_filename == "mlp128-s5-matched-to-mlp128-s4.safetensors"
         page.set_viewport_size({"width": 400, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
