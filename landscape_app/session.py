@@ -121,6 +121,7 @@ class Run:
         self._timer: Any = None
         self._left = False
         self._document = pn.state.curdoc
+        self._served = self._document is not None and self._document.session_context is not None
         for asked, does in (("compute", self._start), ("cancel", self._cancel)):
             task.param.watch(partial(session.do, does), asked)
 
@@ -136,8 +137,8 @@ class Run:
 
     def _page_is_gone(self) -> bool:
         """Whether the server has taken the page's models apart, which it may do while a poll draws."""
-        context = self._document.session_context if self._document is not None else None
-        return self._left or (context is not None and context.destroyed)
+        context = self._document.session_context if self._served else None  # none once all is taken apart
+        return self._left or (self._served and (context is None or context.destroyed))
 
     def bring(self, entry: Entry) -> None:
         """Show an entry, and restore the choices that made it."""

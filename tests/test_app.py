@@ -7,12 +7,16 @@ import time
 from dataclasses import replace
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import panel as pn
 import pytest
+from bokeh.document import Document
 from bokeh.events import Tap
+from bokeh.server.session import ServerSession
 from conftest import PAYLOAD, FakeProject, line_result, plane_result
+from panel.io.state import set_curdoc
 from tornado.websocket import WebSocketClosedError
 
 from analysis import LandscapeError, Line, Problem, Project, over_seeds, save
@@ -738,6 +742,24 @@ def test_a_second_compute_while_one_runs_is_ignored_and_cancel_stops_it(project)
     state.cancel = True
     wait(session)
     assert state.job.state is JobState.CANCELLED
+    runner.close()
+
+
+@pytest.mark.parametrize("torn_apart", [False, True], ids=["live", "torn apart"])
+def test_a_poll_that_meets_a_page_being_taken_apart_is_quiet_and_any_other_fault_is_told(project, torn_apart):
+    document, runner = Document(), Runner(workers=1)
+    document._session_context = lambda: SimpleNamespace(destroyed=False, document=document)
+    server = ServerSession("session", document)
+    with set_curdoc(document):
+        session = Session(State(project), runner)
+    run = session.surface
+    run.job = SimpleNamespace()  # has no snapshot: the poll must fail
+    if torn_apart:
+        server.destroy()
+        run.poll()
+    else:
+        with pytest.raises(AttributeError):
+            run.poll()
     runner.close()
 
 

@@ -21,7 +21,7 @@ FLAGS = ("--no-sandbox", "--no-first-run", "--disable-sync")
 FLAGS += ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")  # 3-D without a GPU
 FLAGS += ("--disable-background-networking", "--disable-component-update")
 ALARMS = re.compile(r"traceback|\berror\b|\bwarning\b|exception", re.IGNORECASE)
-SECONDS = 30
+SECONDS = 120  # of patience with a slow machine
 MS = SECONDS * 1000
 
 PROJECT = f"""
