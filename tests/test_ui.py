@@ -21,7 +21,7 @@ FLAGS = ("--no-sandbox", "--no-first-run", "--disable-sync")
 FLAGS += ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")  # 3-D without a GPU
 FLAGS += ("--disable-background-networking", "--disable-component-update")
 ALARMS = re.compile(r"traceback|\berror\b|\bwarning\b|exception", re.IGNORECASE)
-SECONDS = 120  # of patience with a slow machine
+SECONDS = 60  # of patience with a slow machine
 MS = SECONDS * 1000
 
 PROJECT = f"""
@@ -37,7 +37,7 @@ def broken():
     raise RuntimeError("no data today")
 
 problems = {{name: Problem(model, "cross_entropy", (x, y), name=name), "broken": broken}}
-checkpoints = {{name: model, "misfit": torch.nn.Linear(2, 2)}}
+checkpoints = {{"misfit": torch.nn.Linear(2, 2), name: model}}
 """
 
 
@@ -353,7 +353,8 @@ def test_a_spectrum_streams_is_cancelled_and_an_eigenvalue_leads_to_its_plane_an
         choose(page, "Model and data", "MLP 3×512 · train")
         page.get_by_text("Spectrum", exact=True).first.click()
         page.get_by_text("No spectrum yet").wait_for()
-        page.get_by_text(re.compile(r"About [\d,]+ to [\d,]+ products .* basis takes at most")).wait_for()
+        cost = page.get_by_text(re.compile(r"About [\d,]+ to [\d,]+ products .* basis takes at most"))
+        cost.locator("visible=true").wait_for()
         seen(page, "Compute").click()
         page.get_by_text(re.compile(r"[\d,]+ products · \d+ of \d+ eigenvalues converged")).wait_for()
         wait_for(lambda: page.evaluate(EIGENVALUES) and page.evaluate(EIGENVALUES)["values"], "the first eigenvalue")
