@@ -42,22 +42,31 @@ class Explorer(pn.viewable.Viewer):
         self.state = State(project)
         self.session = Session(self.state)
         most = max(len(project.checkpoint_names(name)) for name in project.problems)
-        pages = [(page.title, page.build(self.state)) for page in PAGES if page.needs <= most]
-        self._names = [title.lower() for title, _ in pages]
-        self._view = pn.Tabs(*pages, margin=0, sizing_mode="stretch_width", stylesheets=[look.STYLE])
+        self._view = pn.Tabs(margin=0, sizing_mode="stretch_width", stylesheets=[look.STYLE])
+        self._pages = [page for page in PAGES if page.needs <= most]
+        self._view.extend((page.title, look.column()) for page in self._pages)
+        self._build()
         self._view.param.watch(self._turned, "active")
         self._view.jscallback(active=TO_THE_TOP)
         self.state.param.watch(self._turn, "page")
 
+    def _build(self) -> None:
+        """Make the page that is looked at, if this is the first time: what nobody sees costs nothing."""
+        place = self._view.active
+        if not self._view[place].objects:
+            self._view[place].append(self._pages[place].build(self.state))
+
     def _turned(self, *_: Any) -> None:
-        self.state.page = self._names[self._view.active]
+        with self.state.lock:
+            self.state.page = self._pages[self._view.active].title.lower()
+            self._build()
 
     def _turn(self, *_: Any) -> None:
-        if self.state.page not in self._names:  # a saved result of a page that this project has no use for
-            page = next(page for page in PAGES if page.title.lower() == self.state.page)
-            self._names.append(self.state.page)
-            self._view.append((page.title, page.build(self.state)))
-        self._view.active = self._names.index(self.state.page)
+        page = next(page for page in PAGES if page.title.lower() == self.state.page)
+        if page not in self._pages:  # a saved result of a page that this project has no use for
+            self._pages.append(page)
+            self._view.append((page.title, look.column()))
+        self._view.active = self._pages.index(page)
 
     def __panel__(self) -> pn.viewable.Viewable:
         return self._view

@@ -24,10 +24,10 @@ NOTHING = "What you compute is kept here until you leave the page."
 
 
 class ResultList:
-    """One row a result, the latest first."""
+    """One row a result, the latest first. It follows the state while its page is the one that is looked at."""
 
-    def __init__(self, state: State):
-        self.state = state
+    def __init__(self, state: State, page: str):
+        self.state, self.page = state, page
         self.rows: dict[int, _Row] = {}
         self.empty = look.html(f'<p class="ls quiet">{NOTHING}</p>')
         self.list = look.column()
@@ -49,6 +49,8 @@ class ResultList:
 
     def _list(self) -> None:
         state = self.state
+        if state.page != self.page:
+            return
         kept = {entry.number: entry for entry in state.entries}
         if list(kept) != list(self.rows):
             self.rows = {number: self.rows.get(number) or _Row(state, entry) for number, entry in kept.items()}

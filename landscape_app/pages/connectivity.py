@@ -39,7 +39,7 @@ class ConnectivityPage:
         self.pair_controls = PairControls(state)
         self.downloads = Downloads(state)
         self.run_panel = RunPanel(state, words.message)
-        self.results = ResultList(whole)
+        self.results = ResultList(whole, title.lower())
         self.veil = look.veil()
         self.stack = look.stack(self.plot.view, self.veil)
         self.findings, self.table, self.symmetries = look.html(), look.html(), look.html()

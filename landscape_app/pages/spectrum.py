@@ -40,7 +40,7 @@ class SpectrumPage:
         self.look_controls = LookControls(state)
         self.eigenvalue_controls = EigenvalueControls(state, self.whole.ask_plane)
         self.run_panel = RunPanel(state, words.message)
-        self.results = ResultList(self.whole)
+        self.results = ResultList(self.whole, title.lower())
         self.veil = look.veil()
         self.stack = look.stack(self.plot.view, self.veil)
         self.findings, self.warnings, self.table = look.html(), look.html(), look.html()

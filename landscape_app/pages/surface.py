@@ -60,7 +60,7 @@ class SurfacePage:
             look.column(self.stack, self.pair.compared, self.findings.sentence, self.point_box),
             self.findings.view,
         )
-        self.results = ResultList(state)
+        self.results = ResultList(state, title.lower())
         self.view = look.columns(
             SliceControls(state).view,
             [self.run_panel.view, self.origin, self.look_controls.view, self.compare_controls.view, self.body],

@@ -39,7 +39,7 @@ class TrajectoryPage:
         self.look_controls = LookControls(state)
         self.checkpoint_controls = CheckpointControls(state, whole.ask_spectrum_along)
         self.run_panel = RunPanel(state, words.message)
-        self.results = ResultList(whole)
+        self.results = ResultList(whole, title.lower())
         self.veil = look.veil()
         self.stack = look.stack(self.plot.view, self.veil)
         self.findings, self.here, self.table = look.html(), look.html(), look.html()
