@@ -46,9 +46,13 @@ except BaseException as error:  # whatever the user's file did, the page says it
     reason, technical = explain(error)
     page = look.alone(look.trouble(reason, technical, f"{path.name} cannot be shown", RELOAD))
 
-pmui.Page(
+shell = pmui.Page(
     title="Loss Landscape Explorer",
     main=[look.page(page)],
     theme_config=THEME,
-    sx={".MuiAppBar-root": HEADER, ".MuiLinearProgress-root": {"display": "none"}},
-).servable()
+    sx={".MuiAppBar-root": HEADER},
+    busy_indicator=None,
+)
+with param.edit_constant(shell):
+    shell.busy = False  # no longer the server's: to follow it the page is searched twice in every callback
+shell.servable()
