@@ -17,9 +17,9 @@ from conftest import PAYLOAD, chromium
 pytestmark = pytest.mark.ui
 
 ROOT = Path(__file__).parent.parent
-FLAGS = ("--no-sandbox", "--no-first-run", "--disable-sync")
-FLAGS += ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")  # 3-D without a GPU
-FLAGS += ("--disable-background-networking", "--disable-component-update")
+FLAGS = ["--no-sandbox", "--no-first-run", "--disable-sync"]
+FLAGS += ["--disable-background-networking", "--disable-component-update"]
+WEBGL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # without a GPU: slow
 ALARMS = re.compile(r"traceback|\berror\b|\bwarning\b|exception", re.IGNORECASE)
 SECONDS = 60  # of patience with a slow machine
 MS = SECONDS * 1000
@@ -41,15 +41,19 @@ checkpoints = {{"misfit": torch.nn.Linear(2, 2), name: model}}
 """
 
 
-@pytest.fixture(scope="session")
-def browser():
+@pytest.fixture(scope="session", params=["flat"])
+def browser(request):
+    """Chromium; a test that needs WebGL asks for it by `in_3d`."""
     path = chromium()
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        opened = playwright.chromium.launch(executable_path=path, args=FLAGS + WEBGL * (request.param == "webgl"))
         yield opened
         opened.close()
+
+
+in_3d = pytest.mark.parametrize("browser", ["webgl"], indirect=True)
 
 
 @pytest.fixture
@@ -227,6 +231,7 @@ def send(page, file):
     page.locator("input[type=file]").first.set_input_files(file)
 
 
+@in_3d
 def test_a_run_is_looked_at_from_all_sides_compared_and_shown_again(page, tmp_path):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
