@@ -1,12 +1,15 @@
 """The dashboard, as `panel serve landscape_app` runs it: once for each session."""
 
+from functools import partial
+
 import panel as pn
 import panel_material_ui as pmui
 import param
 
 from landscape_app import look
 from landscape_app.explorer import Explorer
-from landscape_app.projects import open_project, project_path
+from landscape_app.links import Address
+from landscape_app.projects import SAMPLES, open_project, project_path
 from landscape_app.text import explain
 
 THEME = {
@@ -41,7 +44,12 @@ pmui.FileInput.uploaded_label = "Open another saved result"
 
 path = project_path()
 try:
-    page = Explorer(open_project(path))
+    explorer = Explorer(open_project(path))
+    first_look = "drawn=yes" if path == SAMPLES else ""
+    address = Address(explorer.state, pn.state.location.search or first_look)
+    page = pn.Column(explorer, address.view, margin=0, sizing_mode="stretch_width")
+    for trouble in address.troubles:
+        pn.state.onload(partial(pn.state.notifications.warning, trouble, duration=0))
 except BaseException as error:  # whatever the user's file did, the page says it
     reason, technical = explain(error)
     page = look.alone(look.trouble(reason, technical, f"{path.name} cannot be shown", RELOAD))

@@ -119,6 +119,7 @@ class State(Task):
     at_b = param.Number(default=None, allow_None=True, label="b")
 
     inputs = INPUTS
+    look = ("metric", "across", "log_scale", "palette", "show_contours", "show_samples", "relief", "at_a", "at_b")
     kind = "surface"
 
     page = param.Selector(

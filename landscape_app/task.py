@@ -13,10 +13,12 @@ from landscape_app.jobs import JobState, Snapshot
 class Task(param.Parameterized):
     """Choices, a job and its result. Views read and write it; only the session changes its results, entries and job.
 
-    inputs: names of the parameters that are choices. kind: of its results, as an Entry has it.
+    inputs: names of the parameters that are choices. look: of those that say how a result is drawn. kind: of its
+    results, as an Entry has it.
     """
 
     inputs: tuple[str, ...] = ()
+    look: tuple[str, ...] = ()
     kind = ""
     problem: Any
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -132,6 +133,8 @@ def evaluations(page):
 def test_a_sample_is_computed_refined_cancelled_and_finished(page, tmp_path):
     with served(tmp_path / "log", "panel", "serve", "landscape_app", "--address", "127.0.0.1") as address:
         page.goto(address)
+        page.get_by_text("Done", exact=True).wait_for()  # a first look asks for nothing
+        page.goto(f"{address}?page=surface")
         page.get_by_text("No surface yet").wait_for()
         choose(page, "Model and data", "MLP 3×512 · train")
         page.get_by_text("Extent and precision").click()
@@ -179,6 +182,7 @@ def test_a_project_of_the_users_own_and_a_checkpoint_that_does_not_fit(page, tmp
         page.goto(address)
         page.get_by_text("No surface yet").wait_for()
         page.get_by_role("combobox", name="BatchNorm statistics").wait_for()
+        page.get_by_text("Extent and precision").click()
         page.get_by_role("button", name="Compute").click()
         page.get_by_text("Done", exact=True).wait_for()
         assert page.get_by_text(PAYLOAD).first.is_visible()
@@ -186,6 +190,19 @@ def test_a_project_of_the_users_own_and_a_checkpoint_that_does_not_fit(page, tmp
             page.get_by_text("Download result").locator("visible=true").click()
         assert download.value.suggested_filename.endswith(".nc")
 
+        choose(page, "Points along each axis", "51")
+        compute(page, 2)
+        wait_for(lambda: "drawn=yes" in page.url, "the address to say what is shown")
+        page.reload()
+        page.get_by_text("Done", exact=True).wait_for()
+        page.get_by_text("Extent and precision").click()
+        assert page.get_by_role("combobox", name="Points along each axis").inner_text() == "51"
+        page.goto(f"{address}?drawn=yes&seed={urllib.parse.quote(PAYLOAD)}")
+        page.get_by_text(f"“{PAYLOAD}” is not on offer for “Seed of the directions”").wait_for()
+        assert page.evaluate("window.pwned") is None
+
+        page.goto(address)
+        page.get_by_text("No surface yet").wait_for()
         choose(page, "Checkpoint", "misfit")
         page.get_by_role("button", name="Compute").click()
         alert = page.get_by_role("alert")
@@ -236,7 +253,7 @@ def test_a_run_is_looked_at_from_all_sides_compared_and_shown_again(page, tmp_pa
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     with served(tmp_path / "log", "landscape_app.cli", "serve", "--no-show") as address:
-        page.goto(address)
+        page.goto(f"{address}?page=surface")
         page.get_by_text("No surface yet").wait_for()
         choose(page, "Model and data", "MLP 64, a training run · test")
         choose(page, "Slice", "Trajectory plane")
@@ -303,7 +320,7 @@ def test_a_run_is_looked_at_from_all_sides_compared_and_shown_again(page, tmp_pa
 
 def test_a_tab_that_is_closed_during_a_computation_leaves_a_clean_log(page, tmp_path):
     with served(tmp_path / "log", "landscape_app.cli", "serve", "--no-show") as address:
-        page.goto(address)
+        page.goto(f"{address}?page=surface")
         page.get_by_text("No surface yet").wait_for()
         page.get_by_text("Extent and precision").click()
         choose(page, "Points along each axis", "201")
@@ -353,7 +370,7 @@ def seen(page, name):
 
 def test_a_spectrum_streams_is_cancelled_and_an_eigenvalue_leads_to_its_plane_and_back(page, tmp_path):
     with served(tmp_path / "log", "landscape_app.cli", "serve", "--no-show") as address:
-        page.goto(address)
+        page.goto(f"{address}?page=surface")
         page.get_by_text("No surface yet").wait_for()
         choose(page, "Model and data", "MLP 3×512 · train")
         page.get_by_text("Spectrum", exact=True).first.click()

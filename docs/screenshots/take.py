@@ -36,7 +36,7 @@ def main(address: str) -> None:
 
         def opened(width: int, height: int) -> Page:
             page = browser.new_page(viewport={"width": width, "height": height})
-            page.goto(address)
+            page.goto(f"{address}?page=surface")
             page.get_by_text("No surface yet").wait_for(timeout=WAIT)
             time.sleep(1)
             return page

@@ -30,6 +30,7 @@ class Connectivity(Task):
     """The task of the Connectivity page: which checkpoints, how they are matched, and which pair is looked at."""
 
     inputs = ("problem", "checkpoints", "matching", "convention", "batchnorm")
+    look = ("metric", "first", "second")
     kind = "connectivity"
 
     problem = param.Selector(label="Model and data")

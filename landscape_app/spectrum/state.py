@@ -41,6 +41,7 @@ class Spectrum(Task):
     """The task of the Spectrum page: which matrix to look at, how it is drawn, which eigenvalue is chosen."""
 
     inputs = INPUTS
+    look = ("log_scale", "width")
     kind = "spectrum"
 
     problem = param.Selector(label="Model and data")

@@ -24,6 +24,7 @@ class Trajectory(Task):
     """The task of the Trajectory page: which matrix to follow, how it is drawn, which checkpoint is chosen."""
 
     inputs = ("problem", "matrix", "largest", "smallest", "trace_products", "seed", "batchnorm")
+    look = ("log_scale", "log_steps", "learning_rate")
     kind = "trajectory"
 
     problem = param.Selector(label="Model and data")
