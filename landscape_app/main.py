@@ -58,8 +58,7 @@ shell = pmui.Page(
     title="Loss Landscape Explorer",
     main=[look.page(page)],
     theme_config=THEME,
-    sx={".MuiAppBar-root": HEADER},
-    busy_indicator=None,
+    sx={".MuiAppBar-root": HEADER, ".MuiLinearProgress-root": {"display": "none"}},
 )
 with param.edit_constant(shell):
     shell.busy = False  # no longer the server's: to follow it the page is searched twice in every callback
