@@ -16,8 +16,8 @@ THEME = {
     "light": {"palette": {"primary": {"main": "#0072b2"}}},
     "dark": {
         "palette": {
-            "primary": {"main": "#56b4e9"},
-            "default": {"light": "#2a323b", "main": "#3a444f", "dark": "#c6ced8"},  # Cancel; − and + of numbers
+            "primary": {"main": "#56b4e9", "contrastText": "#10161c"},
+            "default": {"light": "#2a323b", "main": "#3a444f", "dark": "#c6ced8"},  # Cancel
             "background": {"default": "#12171d", "paper": "#12171d"},
         }
     },
@@ -36,6 +36,9 @@ pn.extension(notifications=True, disconnect_notification=LOST)
 pmui.MultiChoice.param.visual_size.default = "small"
 for widget in (pmui.Select, pmui.IntInput, pmui.FloatInput, pmui.TextInput, pmui.Checkbox):
     widget.param.size.default = "small"
+for number in (pmui.IntInput, pmui.FloatInput):
+    # − and + have no names for who cannot see them; the arrow keys do what they do
+    number.param.sx.default = {"& .MuiIconButton-root": {"display": "none"}, "& input": {"marginLeft": "6px"}}
 
 pn.Param.mapping[param.ListSelector] = pmui.MultiChoice  # a list takes Ctrl and a click, which few know
 

@@ -69,6 +69,7 @@ class RunPanel:
 
 def _button(label: str, color: str, does: Callable[[Any], None]) -> pn.widgets.Button:
     """A button that sets an event. One bound to it would trigger every watcher of what follows, changed or not."""
-    made = pn.widgets.Button(label=label, color=color, width=BUTTON_WIDTH - 12, margin=(4, 12, 4, 0))
+    size = {"width": BUTTON_WIDTH - 12, "margin": (4, 12, 4, 0)}
+    made = pn.widgets.Button(label=label, color=color, stylesheets=[look.STYLE], css_classes=["ls-run"], **size)
     made.on_click(does)
     return made

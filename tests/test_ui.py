@@ -12,6 +12,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+import axe_playwright_python
 import pytest
 from conftest import PAYLOAD, chromium
 
@@ -500,3 +501,26 @@ def test_paths_between_checkpoints_stream_and_a_cell_leads_to_its_path(page, tmp
         assert download.value.suggested_filename == "mlp128-s5-matched-to-mlp128-s4.safetensors"
         page.set_viewport_size({"width": 400, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def faults(page):
+    """The serious and critical findings of axe-core, once what was asked for is drawn."""
+    page.evaluate(Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run()")["violations"]
+    grave = [fault for fault in found if fault["impact"] in ("serious", "critical")]
+    return [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in grave]
+
+
+def test_no_page_has_a_serious_fault_of_accessibility(page, tmp_path):
+    with served(tmp_path / "log", "landscape_app.cli", "serve", "--no-show") as address:
+        page.goto(f"{address}?resolution=51&drawn=yes")
+        page.get_by_text("Done", exact=True).wait_for()
+        assert faults(page) == []
+        for name in ("Spectrum", "Trajectory", "Connectivity"):
+            page.get_by_text(name, exact=True).first.click()
+            page.get_by_text(re.compile("^No .* yet$")).locator("visible=true").wait_for()
+            assert faults(page) == [], name
+        page.get_by_role("button", name="Toggle theme").click()
+        wait_for(lambda: faults(page) == [], "the dark page to be without faults")
+        page.get_by_text("Surface", exact=True).first.click()
+        wait_for(lambda: faults(page) == [], "the dark picture to be without faults")
