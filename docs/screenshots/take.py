@@ -8,11 +8,17 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlencode
 
 from playwright.sync_api import Page, sync_playwright
 
 HERE = Path(__file__).parent
-WAIT = 120_000
+WAIT = 300_000
+PAGES = {
+    "spectrum": {},
+    "trajectory": {"problem": "MLP 64, a training run · train"},
+    "connectivity": {"problem": "MLP 3×512 · train"},
+}
 
 
 def choose(page: Page, label: str, option: str) -> None:
@@ -20,13 +26,17 @@ def choose(page: Page, label: str, option: str) -> None:
     page.get_by_role("menuitem", name=option, exact=True).click()
 
 
+def finish(page: Page) -> None:
+    page.get_by_text("Done", exact=True).locator("visible=true").wait_for(timeout=WAIT)
+    page.mouse.move(2, 2)
+    time.sleep(1)
+
+
 def compute(page: Page, **choices: str) -> None:
     for label, option in choices.items():
         choose(page, label.replace("_", " "), option)
     page.get_by_role("button", name="Compute").click()
-    page.get_by_text("Done", exact=True).wait_for(timeout=WAIT)
-    page.mouse.move(2, 2)
-    time.sleep(1)
+    finish(page)
 
 
 def main(address: str) -> None:
@@ -34,10 +44,12 @@ def main(address: str) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
 
-        def opened(width: int, height: int) -> Page:
+        def opened(
+            width: int, height: int, name: str = "surface", first: str = "No surface yet", **choices: str
+        ) -> Page:
             page = browser.new_page(viewport={"width": width, "height": height})
-            page.goto(f"{address}?page=surface")
-            page.get_by_text("No surface yet").wait_for(timeout=WAIT)
+            page.goto(f"{address}?{urlencode({'page': name, **choices})}")
+            page.get_by_text(first, exact=True).locator("visible=true").wait_for(timeout=WAIT)
             time.sleep(1)
             return page
 
@@ -56,10 +68,12 @@ def main(address: str) -> None:
         page.get_by_text("evaluations ·").wait_for(timeout=WAIT)
         time.sleep(1.5)
         page.screenshot(path=HERE / "running.png")
-        page.get_by_text("Done", exact=True).wait_for(timeout=WAIT)
-        page.mouse.move(2, 2)
-        time.sleep(1)
+        finish(page)
         page.screenshot(path=HERE / "plane.png")
+
+        for name, choices in PAGES.items():
+            page = opened(1360, 900, name, "Done", drawn="yes", **choices)
+            page.screenshot(path=HERE / f"{name}.png")
 
         page = opened(400, 860)
         compute(page)
