@@ -196,7 +196,10 @@ def _products(group: Group, a: Mapping[str, Tensor], b: Mapping[str, Tensor], or
 
 def _rows(tensor: Tensor, axis: int, indices: np.ndarray, ordered: bool) -> Tensor:
     units = int(np.prod(indices.shape[:-1]))
-    rows = tensor.movedim(axis, 0).index_select(0, torch.from_numpy(indices.ravel())).reshape(units, -1)
+    rows, order = tensor.movedim(axis, 0), indices.ravel()
+    if len(order) != len(rows) or (order != np.arange(len(order))).any():
+        rows = rows.index_select(0, torch.from_numpy(order))
+    rows = rows.reshape(units, -1)
     return rows.sort(1).values if ordered else rows
 
 
@@ -247,7 +250,7 @@ def match_activations(symmetries: Symmetries, problem: Problem, reference: Check
     seen = [shown(group) for group in symmetries.groups]
     left = [group for group, here in zip(symmetries.groups, seen, strict=True) if not here]
     matched = [group for group, here in zip(symmetries.groups, seen, strict=True) if here]
-    permutation = assigned(matched, symmetries, either)
+    permutation = symmetries.identity().then(assigned(matched, symmetries, either))
     checkpoint = permutation.apply(moving)
     a, b = (_as_float64(c.weights) for c in (reference, checkpoint))
     names = tuple("{}: {}[{}]".format(group.structure, *min(group.all_places())) for group in left)
