@@ -1,7 +1,7 @@
 """Weight matching of the shipped pairs against PyPI rebasin, in one process, and what discovery and assignments cost.
 
-Both get the same two trained networks and look at the weights alone. Both results are then judged with our `barrier`, on
-the training data, BatchNorm recalibrated at each point. Where rebasin's permuted network is another function than it
+Both get the same two trained networks and look at the weights alone. Both results are judged with our `barrier`, on the
+training data, BatchNorm recalibrated at each point. Where rebasin's permuted network is another function than it
 was (`peer_change`), its `peer_barrier` is over a chord that ends in that function; `peer_rise` is over the chord
 between the two original networks. Times are CPU seconds of one thread.
 """
@@ -54,11 +54,13 @@ def compare(title: str, problem: Problem, a: Checkpoint, b: Checkpoint) -> None:
     chosen, chosen_s = _timed(lambda: match_weights(symmetries, a, b, problem=problem))
     first, second = (_module(problem, c) for c in (a, b))
     before = second(x)
+    torch.manual_seed(0)  # of its order of steps
     peer, setup_s = _timed(lambda: PermutationCoordinateDescent(first, second, x[:16]))
     _, peer_s = _timed(peer.rebasin)
     permuted = problem.checkpoint(second, name="rebasin")
     naive = _path(problem, a, b)
     theirs = _path(problem, a, permuted)
+    own = naive.marker_loss.values
     emit(
         f"matching: {title}",
         ours_s,
@@ -67,9 +69,7 @@ def compare(title: str, problem: Problem, a: Checkpoint, b: Checkpoint) -> None:
         barrier=_height(naive),
         ours_barrier=_height(_path(problem, a, ours.checkpoint)),
         peer_barrier=_height(theirs),
-        peer_rise=round(
-            float((theirs.loss - naive.marker_loss[0] * (1 - theirs.t) - naive.marker_loss[1] * theirs.t).max()), 4
-        ),
+        peer_rise=round(float((theirs.loss - (1 - theirs.t) * own[0] - theirs.t * own[1]).max()), 4),
         ours_change=_change(before, _module(problem, ours.checkpoint)(x)),
         peer_change=_change(before, second(x)),
         ours_discovery_s=round(discovery_s, 4),
@@ -107,8 +107,8 @@ def discovery(name: str, model: nn.Module, x: torch.Tensor, bar: float) -> None:
     found, seconds = _timed(lambda: find_symmetries(model.eval(), (x,)))
     certificate = found.certificate
     emit(
-        f"discovery: {name}", seconds, f"a bar of {bar:g} s", bar, parameters=sum(p.numel() for p in model.parameters()),
-        groups=len(found.groups), log10_size=round(found.log10_size, 1), moved=round(found.share, 4),
+        f"discovery: {name}", seconds, f"a bar of {bar:g} s", bar,
+        parameters=sum(p.numel() for p in model.parameters()), groups=len(found.groups), log10_size=round(found.log10_size, 1), moved=round(found.share, 4),
         ours_change=certificate.change, control=certificate.control,
     )  # fmt: skip
 

@@ -124,9 +124,12 @@ class _Ascent:
         permutation, now = first, first.tensors(self.b)
         total = _inner(self.a, now, self.a)
         history, sweeps, moved = [total], 0, True
+        settled: set[int] = set()  # groups whose last step was none, and whose weights are still what they were
         while moved and sweeps < SWEEPS:
             moved, sweeps = False, sweeps + 1
             for i in rng.permutation(len(self.symmetries.groups)).tolist():
+                if i in settled:
+                    continue
                 step = self._step(self.symmetries.groups[i], partial(_products, a=self.a, b=now))
                 touched = {name: now[name] for name in self.names[i]}
                 after = step.tensors(touched)
@@ -136,6 +139,9 @@ class _Ascent:
                     now = {**now, **after}
                     total += rise
                     history.append(total)
+                    settled = {j for j in settled if not set(self.names[i]) & set(self.names[j])}
+                else:
+                    settled.add(i)
         checkpoint = permutation.apply(self.moving)
         objective = _inner(self.a, _as_float64(checkpoint.weights), self.a)
         if abs(objective - total) > 1e-8 * max(self.scale, abs(objective)):
@@ -208,7 +214,7 @@ def _as_float64(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: Mapping[str, Tensor]) -> float:
-    return float(sum(float((a[name] * b[name]).sum()) for name in names))
+    return sum(float(torch.dot(a[name].flatten(), b[name].flatten())) for name in names)
 
 
 def midpoint_loss(problem: Problem, a: Checkpoint, b: Checkpoint) -> float:
