@@ -107,10 +107,17 @@ def discovery(name: str, model: nn.Module, x: torch.Tensor, bar: float) -> None:
     found, seconds = _timed(lambda: find_symmetries(model.eval(), (x,)))
     certificate = found.certificate
     emit(
-        f"discovery: {name}", seconds, f"a bar of {bar:g} s", bar,
-        parameters=sum(p.numel() for p in model.parameters()), groups=len(found.groups), log10_size=round(found.log10_size, 1), moved=round(found.share, 4),
-        ours_change=certificate.change, control=certificate.control,
-    )  # fmt: skip
+        f"discovery: {name}",
+        seconds,
+        f"a bar of {bar:g} s",
+        bar,
+        parameters=sum(p.numel() for p in model.parameters()),
+        groups=len(found.groups),
+        log10_size=round(found.log10_size, 1),
+        moved=round(found.share, 4),
+        ours_change=certificate.change,
+        control=certificate.control,
+    )
 
 
 def _module(problem: Problem, checkpoint: Checkpoint) -> nn.Module:

@@ -154,7 +154,10 @@ class _Ascent:
 
 
 def assigned(groups: Sequence[Group], symmetries: Symmetries, gram: Gram) -> Permutation:
-    """The element of some groups with the largest sum of similarities gram(group) [copies * size, copies * size]."""
+    """The element of some groups with the largest sum of similarities gram(group) [copies * size, copies * size].
+
+    gram makes a new array at each call.
+    """
     choices: dict[tuple[int, int, int], np.ndarray] = {}
     for group in groups:
         grams: dict[int, np.ndarray] = {}
@@ -165,9 +168,12 @@ def assigned(groups: Sequence[Group], symmetries: Symmetries, gram: Gram) -> Per
 
 def _gather(group: Group, gram: Gram, grams: dict[int, np.ndarray]) -> None:
     matrix = gram(group)
-    largest = float(np.abs(matrix).max(initial=0))
-    step = largest * GRID
-    grams[id(group)] = np.round(matrix / step) * step if step > 0 else matrix
+    step = float(max(matrix.max(initial=0), -matrix.min(initial=0))) * GRID
+    if step > 0:  # in place: these are the largest arrays that there are
+        matrix /= step
+        np.rint(matrix, out=matrix)
+        matrix *= step
+    grams[id(group)] = matrix
     for inner in group.inner:
         _gather(inner, gram, grams)
 
@@ -177,7 +183,9 @@ def _best(
 ) -> float:
     """The largest similarity of one copy of a group with another, noting the choice that reaches it."""
     n = group.size
-    similar = grams[id(group)][a * n : (a + 1) * n, b * n : (b + 1) * n].copy()
+    similar = grams[id(group)][a * n : (a + 1) * n, b * n : (b + 1) * n]
+    if group.inner:
+        similar = similar.copy()
     for inner in group.inner:
         for i in range(n):
             for j in range(n):
