@@ -42,8 +42,8 @@ def run(quick: bool) -> None:
     assignments(1024 if quick else 4096)
     discovery("ResNet-50", resnet50(), torch.randn(2, 3, 64, 64), bar=30.0)
     if not quick:
-        transformer = CharTransformer(1000, context=128, width=768, heads=12, layers=12)
-        discovery("transformer of 12 layers, width 768", transformer, torch.randint(0, 1000, (1, 16)), bar=20.0)
+        transformer = CharTransformer(1000, context=32, width=768, heads=12, layers=12)
+        discovery("transformer of 12 layers, width 768", transformer, torch.randint(0, 1000, (1, 32)), bar=20.0)
 
 
 def compare(title: str, problem: Problem, a: Checkpoint, b: Checkpoint) -> None:
