@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -207,9 +208,12 @@ class _Certifier:
     """Tries the symmetries of one module; what a group was seen to change is remembered."""
 
     def __init__(self, model: nn.Module, inputs: tuple[tuple, dict], seed: int):
-        self.seed = seed
-        self.run = _Run(model, inputs, seed)
+        self.model, self.inputs, self.seed = model, inputs, seed
         self.controls: dict[bytes, float | None] = {}
+
+    @cached_property
+    def run(self) -> _Run:
+        return _Run(self.model, self.inputs, self.seed)
 
     def change(self, found: Symmetries) -> float:
         """The largest change of the outputs over random elements; raises SymmetryError for one that is none."""
