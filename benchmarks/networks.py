@@ -66,6 +66,33 @@ def resnet20() -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
+class Bottleneck(nn.Module):
+    def __init__(self, inputs: int, width: int, stride: int):
+        super().__init__()
+        self.narrow, self.middle, self.wide = (
+            nn.Sequential(nn.Conv2d(i, o, size, step, size // 2, bias=False), nn.BatchNorm2d(o))
+            for i, o, size, step in ((inputs, width, 1, 1), (width, width, 3, stride), (width, 4 * width, 1, 1))
+        )
+        projected = nn.Sequential(nn.Conv2d(inputs, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width))
+        self.shortcut = nn.Identity() if inputs == 4 * width else projected
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.middle(torch.relu(self.narrow(x))))
+        return torch.relu(self.wide(h) + self.shortcut(x))
+
+
+def resnet50() -> nn.Sequential:
+    """He et al. 2016, for 1000 classes; random weights."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    inputs = 64
+    for stage, (width, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3))):
+        for i in range(blocks):
+            layers.append(Bottleneck(inputs, width, 2 if stage and not i else 1))
+            inputs = 4 * width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 1000))
+
+
 def images(n: int = 256) -> tuple[Tensor, Tensor]:
     """Smooth random images [n, 3, 32, 32] and random classes."""
     generator = torch.Generator().manual_seed(0)

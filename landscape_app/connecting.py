@@ -1,4 +1,4 @@
-"""The commands about several checkpoints: the barrier between them, symmetries, matching and merging."""
+"""The commands about several checkpoints: barriers and curves between them, symmetries, matching and merging."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from analysis import Checkpoint, LandscapeError, Problem, Project, save_checkpoint
 from analysis.connectivity import (
+    CurveSearch,
     Matching,
     Symmetries,
     average,
     barrier,
+    barrier_matrix,
     find_symmetries,
+    layer_barriers,
     match_activations,
     match_weights,
     merge,
 )
 from analysis.connectivity.barrier import CONVENTIONS
+from analysis.connectivity.curves import KINDS as CURVES
 from analysis.connectivity.merging import METHODS
 from landscape_app.command import check_out, computed, followed, opened, under_policy
 from landscape_app.text import duration, number
@@ -40,6 +45,31 @@ def add(commands: Any) -> None:
     path.add_argument("--convention", choices=CONVENTIONS, default="sup", help="what is called a barrier (default sup)")
     path.add_argument("--points", type=int, default=25, metavar="N", help="an odd number of places (default 25)")
     path.add_argument("--tolerance", type=float, default=0.01, help="of the height, to refine to (default 0.01)")
+
+    path.add_argument("--layers", action="store_true", help="of each layer alone, and of layers together, half-way")
+
+    curve = _about(commands, "curve", _curve, "train a curve of low loss between two checkpoints, and save it")
+    curve.add_argument("start", metavar="A", help="a checkpoint, by name or as a file")
+    curve.add_argument("end", metavar="B", help="another")
+    curve.add_argument("--out", required=True, type=Path, metavar="FILE.nc", help="save the losses along it as netCDF")
+    curve.add_argument("--kind", choices=CURVES, default="bezier", help="of curve (default bezier)")
+    curve.add_argument("--bends", type=int, default=1, metavar="N", help="points between its ends (default 1)")
+    curve.add_argument("--steps", type=int, default=1000, metavar="N", help="of training (default 1000)")
+    curve.add_argument("--learning-rate", type=float, default=5e-3, metavar="ETA", help="of Adam (default 0.005)")
+    curve.add_argument(
+        "--convention", choices=CONVENTIONS, default="sup", help="what is called a barrier (default sup)"
+    )
+    curve.add_argument("--seed", type=int, default=0, metavar="S", help="of places and batches (default 0)")
+
+    matrix = _about(commands, "matrix", _matrix, "compute the loss barriers between all pairs of checkpoints")
+    matrix.add_argument(
+        "checkpoints", nargs="*", metavar="A B", help="by name or as files (default: all of the project)"
+    )
+    matrix.add_argument("--out", required=True, type=Path, metavar="FILE.nc", help="save the barriers as netCDF")
+    matrix.add_argument(
+        "--convention", choices=CONVENTIONS, default="sup", help="what is called a barrier (default sup)"
+    )
+    matrix.add_argument("--points", type=int, default=25, metavar="N", help="an odd number of places (default 25)")
 
     match = _about(commands, "match", _match, "permute the units of B to fit those of A, and save it")
     match.add_argument("reference", metavar="A", help="a checkpoint, by name or as a file")
@@ -77,10 +107,58 @@ def _barrier(options: argparse.Namespace) -> int:
     if options.out is not None:
         check_out(options.out)
     problem, start, end = _chosen(options, options.start, options.end)
+    if options.layers:
+        return computed(layer_barriers(problem, start, end), options.out, problem.name, "evaluations", _said_of_layers)
     steps = barrier(
         problem, start, end, convention=options.convention, points=options.points, tolerance=options.tolerance
     )
     return computed(steps, options.out, problem.name, "evaluations", _said_of_barrier)
+
+
+def _said_of_layers(result: xr.Dataset) -> str:
+    facts = result.attrs
+    spent = f"{facts['evaluations']:,} evaluations in {duration(facts['elapsed_s'])}"
+    alone, control = result["loss_barrier"], result["loss_control"].mean("draw")
+    first, second = (str(name) for name in result["into"].values)
+    heights = [
+        f"{layer}: {number(alone[i, 0])} in {first}, {number(alone[i, 1])} in {second} (as far at random "
+        f"{number(control[i, 0])}, {number(control[i, 1])})"
+        for i, layer in enumerate(result["layer"].values)
+    ]
+    return "; ".join([facts["title"], spent, "rise of loss half-way", *heights])
+
+
+def _curve(options: argparse.Namespace) -> int:
+    check_out(options.out)
+    problem, start, end = _chosen(options, options.start, options.end)
+    search = CurveSearch(
+        problem,
+        start,
+        end,
+        kind=options.kind,
+        bends=options.bends,
+        steps=options.steps,
+        learning_rate=options.learning_rate,
+        convention=options.convention,
+        seed=options.seed,
+    )
+    return computed(search.steps(), options.out, problem.name, "evaluations", _said_of_barrier)
+
+
+def _matrix(options: argparse.Namespace) -> int:
+    check_out(options.out)
+    project, name = opened(options.project)
+    problem, *checkpoints = _chosen(options, *(options.checkpoints or project.checkpoint_names(name)))
+    steps = barrier_matrix(problem, checkpoints, convention=options.convention, points=options.points)
+    return computed(steps, options.out, problem.name, "evaluations", _said_of_matrix)
+
+
+def _said_of_matrix(result: xr.Dataset) -> str:
+    facts, heights = result.attrs, result["loss_barrier"]
+    spent = f"{facts['evaluations']:,} evaluations in {duration(facts['elapsed_s'])}"
+    names, pairs = result["row_name"].values, zip(*np.triu_indices(len(heights), 1), strict=True)
+    said = [f"{names[i]} – {names[j]} {number(heights[i, j])}" for i, j in pairs]
+    return "; ".join([facts["title"], spent, f"barrier of loss: {', '.join(said)}"])
 
 
 def _said_of_barrier(result: xr.Dataset) -> str:

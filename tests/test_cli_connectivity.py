@@ -62,6 +62,40 @@ def test_a_barrier_is_said_and_saved(capsys, project, tmp_path):
     assert "barrier of loss" in said
 
 
+def test_barriers_of_layers(capsys, project, tmp_path):
+    out = tmp_path / "layers.nc"
+    status, said, _ = run(capsys, "barrier", project, "one", "other", "--layers", "--out", out)
+    assert status == 0
+    ds = load(out)
+    assert list(ds.layer.values) == ["0", "2", "4"]
+    for into, name in enumerate(("one", "other")):
+        assert f"{float(ds.loss_barrier[1, into]):.3g} in {name}" in said
+
+
+def test_a_curve_is_trained_and_saved(capsys, project, tmp_path):
+    out = tmp_path / "curve.nc"
+    arguments = ["curve", project, "one", "other", "--out", out, "--steps", 200, "--learning-rate", 0.02]
+    status, said, _ = run(capsys, *arguments)
+    assert status == 0
+    ds = load(out)
+    assert ds.attrs["evaluations"] == 200
+    assert heights(said, "Saved") == pytest.approx(float(ds.loss_barrier), rel=1e-2)
+    straight = run(capsys, "barrier", project, "one", "other")[1]
+    assert heights(said, "Saved") < 0.5 * heights(straight, "Done")
+
+
+def test_all_pairs(capsys, project, tmp_path):
+    out = tmp_path / "matrix.nc"
+    status, said, _ = run(capsys, "matrix", project, "one", "copy", "other", "--out", out, "--points", 9)
+    assert status == 0
+    ds = load(out)
+    assert list(ds.row_name.values) == ["one", "copy", "other"]
+    for i, j, pair in ((0, 1, "one – copy"), (0, 2, "one – other"), (1, 2, "copy – other")):
+        assert f"{pair} {float(ds.loss_barrier[i, j]):.3g}" in said
+    alone = run(capsys, "barrier", project, "copy", "other", "--points", 9)[1]
+    assert heights(alone, "Done") == pytest.approx(float(ds.loss_barrier[1, 2]), rel=1e-2)
+
+
 def test_a_barrier_need_not_be_saved(capsys, project, tmp_path):
     status, said, _ = run(capsys, "barrier", project, "one", "other", "--convention", "mid")
     assert status == 0
@@ -121,6 +155,10 @@ def test_symmetries_are_listed(capsys, project):
         (["barrier", "{project}", "one", "one"], "same weights"),
         (["barrier", "{project}", "one", "copy", "--points", "4"], "odd"),
         (["barrier", "{project}", "one", "copy", "--out", "b.pt"], "netCDF"),
+        (["curve", "{project}", "one", "copy", "--out", "c.pt"], "netCDF"),
+        (["curve", "{project}", "one", "copy", "--out", "c.nc", "--bends", "0"], "bends"),
+        (["matrix", "{project}", "one", "--out", "m.nc"], "two or more"),
+        (["matrix", "{project}", "--out", "m.nc"], "weight"),
         (["match", "{project}", "one", "copy", "--out", "m.nc"], "checkpoint file, such as result.safetensors"),
         (["match", "{project}", "one", "copy", "--out", "none/m.pt"], "does not exist"),
         (["merge", "{project}", "one", "--out", "m.pt"], "two or more"),

@@ -94,12 +94,12 @@ class Permutation:
     @classmethod
     def of(cls, groups: Sequence[Group], sizes: Mapping[Place, int], choose: Choice) -> Permutation:
         """The element of a product of groups that takes one choice in each."""
-        indices = {place: np.arange(size) for place, size in sizes.items()}
+        indices: dict[Place, np.ndarray] = {}
         for group in groups:
             for place, (to, source) in group.moves(choose).items():
                 step = np.arange(sizes[place])
                 step[to] = source
-                indices[place] = indices[place][step]
+                indices[place] = indices[place][step] if place in indices else step
         return cls(indices)
 
     def __eq__(self, other: object) -> bool:
@@ -123,8 +123,8 @@ class Permutation:
 
     def then(self, other: Permutation) -> Permutation:
         """The permutation that applies this one first and the other after it."""
-        places = {**self.indices, **other.indices}
-        return Permutation({p: self._at(p, other)[other._at(p, self)] for p in places})
+        both = {p: self.indices[p][index] for p, index in other.indices.items() if p in self.indices}
+        return Permutation({**self.indices, **other.indices, **both})
 
     def without(self, place: Place) -> Permutation:
         return Permutation({p: index for p, index in self.indices.items() if p != place})
@@ -134,7 +134,7 @@ class Permutation:
 
         Raises SymmetryError where a tensor does not fit.
         """
-        result = {name: tensor.clone() for name, tensor in tensors.items()}
+        result = dict(tensors)
         for (name, axis), index in self.indices.items():
             if name not in result:
                 continue
@@ -144,9 +144,10 @@ class Permutation:
                     f"The permutation moves {len(index)} entries along axis {axis} of '{name}', which is {shape}. It "
                     "was found for another model; find the symmetries of this one."
                 )
-            order = torch.from_numpy(np.ascontiguousarray(index)).to(result[name].device)
-            result[name] = result[name].index_select(axis, order)
-        return result
+            if (index != np.arange(len(index))).any():
+                order = torch.from_numpy(np.ascontiguousarray(index)).to(result[name].device)
+                result[name] = result[name].index_select(axis, order)
+        return {name: tensor.clone() if tensor is tensors[name] else tensor for name, tensor in result.items()}
 
     def apply(self, checkpoint: Checkpoint, name: str | None = None) -> Checkpoint:
         """The checkpoint with weights and running statistics permuted; it loads into the same class.

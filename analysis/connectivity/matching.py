@@ -124,9 +124,12 @@ class _Ascent:
         permutation, now = first, first.tensors(self.b)
         total = _inner(self.a, now, self.a)
         history, sweeps, moved = [total], 0, True
+        settled: set[int] = set()  # groups whose last step was none, and whose weights are still what they were
         while moved and sweeps < SWEEPS:
             moved, sweeps = False, sweeps + 1
             for i in rng.permutation(len(self.symmetries.groups)).tolist():
+                if i in settled:
+                    continue
                 step = self._step(self.symmetries.groups[i], partial(_products, a=self.a, b=now))
                 touched = {name: now[name] for name in self.names[i]}
                 after = step.tensors(touched)
@@ -136,6 +139,9 @@ class _Ascent:
                     now = {**now, **after}
                     total += rise
                     history.append(total)
+                    settled = {j for j in settled if not set(self.names[i]) & set(self.names[j])}
+                else:
+                    settled.add(i)
         checkpoint = permutation.apply(self.moving)
         objective = _inner(self.a, _as_float64(checkpoint.weights), self.a)
         if abs(objective - total) > 1e-8 * max(self.scale, abs(objective)):
@@ -148,7 +154,10 @@ class _Ascent:
 
 
 def assigned(groups: Sequence[Group], symmetries: Symmetries, gram: Gram) -> Permutation:
-    """The element of some groups with the largest sum of similarities gram(group) [copies * size, copies * size]."""
+    """The element of some groups with the largest sum of similarities gram(group) [copies * size, copies * size].
+
+    gram makes a new array at each call.
+    """
     choices: dict[tuple[int, int, int], np.ndarray] = {}
     for group in groups:
         grams: dict[int, np.ndarray] = {}
@@ -159,9 +168,12 @@ def assigned(groups: Sequence[Group], symmetries: Symmetries, gram: Gram) -> Per
 
 def _gather(group: Group, gram: Gram, grams: dict[int, np.ndarray]) -> None:
     matrix = gram(group)
-    largest = float(np.abs(matrix).max(initial=0))
-    step = largest * GRID
-    grams[id(group)] = np.round(matrix / step) * step if step > 0 else matrix
+    step = float(max(matrix.max(initial=0), -matrix.min(initial=0))) * GRID
+    if step > 0:  # in place: these are the largest arrays that there are
+        matrix /= step
+        np.rint(matrix, out=matrix)
+        matrix *= step
+    grams[id(group)] = matrix
     for inner in group.inner:
         _gather(inner, gram, grams)
 
@@ -171,7 +183,9 @@ def _best(
 ) -> float:
     """The largest similarity of one copy of a group with another, noting the choice that reaches it."""
     n = group.size
-    similar = grams[id(group)][a * n : (a + 1) * n, b * n : (b + 1) * n].copy()
+    similar = grams[id(group)][a * n : (a + 1) * n, b * n : (b + 1) * n]
+    if group.inner:
+        similar = similar.copy()
     for inner in group.inner:
         for i in range(n):
             for j in range(n):
@@ -196,7 +210,10 @@ def _products(group: Group, a: Mapping[str, Tensor], b: Mapping[str, Tensor], or
 
 def _rows(tensor: Tensor, axis: int, indices: np.ndarray, ordered: bool) -> Tensor:
     units = int(np.prod(indices.shape[:-1]))
-    rows = tensor.movedim(axis, 0).index_select(0, torch.from_numpy(indices.ravel())).reshape(units, -1)
+    rows, order = tensor.movedim(axis, 0), indices.ravel()
+    if len(order) != len(rows) or (order != np.arange(len(order))).any():
+        rows = rows.index_select(0, torch.from_numpy(order))
+    rows = rows.reshape(units, -1)
     return rows.sort(1).values if ordered else rows
 
 
@@ -205,7 +222,7 @@ def _as_float64(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: Mapping[str, Tensor]) -> float:
-    return float(sum(float((a[name] * b[name]).sum()) for name in names))
+    return sum(float(torch.dot(a[name].flatten(), b[name].flatten())) for name in names)
 
 
 def midpoint_loss(problem: Problem, a: Checkpoint, b: Checkpoint) -> float:
@@ -247,7 +264,7 @@ def match_activations(symmetries: Symmetries, problem: Problem, reference: Check
     seen = [shown(group) for group in symmetries.groups]
     left = [group for group, here in zip(symmetries.groups, seen, strict=True) if not here]
     matched = [group for group, here in zip(symmetries.groups, seen, strict=True) if here]
-    permutation = assigned(matched, symmetries, either)
+    permutation = symmetries.identity().then(assigned(matched, symmetries, either))
     checkpoint = permutation.apply(moving)
     a, b = (_as_float64(c.weights) for c in (reference, checkpoint))
     names = tuple("{}: {}[{}]".format(group.structure, *min(group.all_places())) for group in left)

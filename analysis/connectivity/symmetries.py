@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from .tracing import STATISTICS, Trace, trace
 TOLERANCE = 1e-10  # largest relative change of outputs in float64 that counts as none
 VISIBLE = 1e-8  # smallest that counts as one
 SAMPLES = 16
+TRIALS = 3
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,7 @@ class Certificate:
     """What was checked, in float64 and with all weights perturbed.
 
     change: largest relative change of the outputs over random elements of the group (at most 1e-10).
-    control: smallest change when a (name, axis) is left out of the element of one group; NaN if there
-        is nothing to leave out.
+    control: smallest change when a (name, axis) is left out of the element of one group.
     """
 
     change: float
@@ -76,7 +77,8 @@ class Symmetries:
     def random(self, seed: int = 0) -> Permutation:
         """An element drawn uniformly."""
         rng = np.random.default_rng(seed)
-        return Permutation.of(self.groups, self.sizes, lambda group, *_: rng.permutation(group.size))
+        drawn = Permutation.of(self.groups, self.sizes, lambda group, *_: rng.permutation(group.size))
+        return self.identity().then(drawn)
 
     def identity(self) -> Permutation:
         return Permutation({place: np.arange(size) for place, size in self.sizes.items()})
@@ -122,6 +124,7 @@ def find_symmetries(
     model = copy.deepcopy(model).eval()
     inputs = map_tensors((tuple(args), dict(kwargs or {})), lambda t: t.detach().clone())
     found = trace(model, *inputs)
+    certifier = _Certifier(model, inputs, seed)
     sizes = {place: len(atoms) for place, atoms in found.slots.items()}
     structure = Structure.of(model)
     while True:
@@ -129,10 +132,10 @@ def find_symmetries(
         result = Symmetries(tuple(groups), sizes, fixed, dict(found.unknown), found.failure, _share(groups, structure))
         if not groups:
             return result
-        certificate, inert = _certified(result, model, inputs, seed)
-        if not inert:
-            return replace(result, certificate=certificate)
-        for group in inert:
+        controls = [certifier.control(group, sizes) for group in groups]
+        if None not in controls:
+            return replace(result, certificate=Certificate(certifier.change(result), min(filter(None, controls))))
+        for group in (group for group, control in zip(groups, controls, strict=True) if control is None):
             for place, indices in group.all_places().items():
                 found.relations.mark(found.slots[place][indices], indices, "no effect on these inputs")
 
@@ -201,44 +204,52 @@ class _InDouble(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def _certified(
-    found: Symmetries, model: nn.Module, inputs: tuple[tuple, dict], seed: int
-) -> tuple[Certificate, list[Group]]:
-    """The certificate, and the groups that it says nothing of: no part of them changes the outputs."""
-    run = _Run(model, inputs, seed)
-    worst = 0.0
-    for trial in range(3):
-        change = run.change(found.random(seed + trial))
-        if not change <= TOLERANCE:
-            raise SymmetryError(_culprit(found, run, seed + trial, change))
-        worst = max(change, worst)
-    controls, inert = [], []
-    rng = np.random.default_rng(seed)
-    for group in found.groups:
-        element = Permutation.of(
-            [group], found.sizes, lambda g, *_: np.roll(np.arange(g.size), rng.integers(1, g.size))
-        )
-        for place in element.moved:
-            control = run.change(element.without(place))
-            if not control <= VISIBLE:
-                controls.append(control)
-                break
-        else:
-            inert.append(group)
-    return Certificate(worst, min(controls, default=float("nan"))), inert
+class _Certifier:
+    """Tries the symmetries of one module; what a group was seen to change is remembered."""
 
+    def __init__(self, model: nn.Module, inputs: tuple[tuple, dict], seed: int):
+        self.model, self.inputs, self.seed = model, inputs, seed
+        self.controls: dict[bytes, float | None] = {}
 
-def _culprit(found: Symmetries, run: _Run, seed: int, change: float) -> str:
-    rng = np.random.default_rng(seed)
-    for i, group in enumerate(found.groups):
-        alone = run.change(Permutation.of([group], found.sizes, lambda g, *_: rng.permutation(g.size)))
-        if not alone <= TOLERANCE:
-            places = ", ".join(f"{name}[{axis}]" for name, axis in list(group.all_places())[:4])
-            return (
-                f"Group {i} ({group.structure}: {places}) was taken for a symmetry and changes the outputs by "
-                f"{alone:.2g} of their largest. This is an error in the rules of this package: please report the model."
-            )
-    return f"A symmetry changes the outputs by {change:.2g} of their largest, though no group does so alone."
+    @cached_property
+    def run(self) -> _Run:
+        return _Run(self.model, self.inputs, self.seed)
+
+    def change(self, found: Symmetries) -> float:
+        """The largest change of the outputs over random elements; raises SymmetryError for one that is none."""
+        worst = 0.0
+        for seed in range(self.seed, self.seed + TRIALS):
+            change = self.run.change(found.random(seed))
+            if not change <= TOLERANCE:
+                raise SymmetryError(self._culprit(found, seed, change))
+            worst = max(change, worst)
+        return worst
+
+    def control(self, group: Group, sizes: Mapping[Place, int]) -> float | None:
+        """How much an element of one group changes when a (name, axis) is left out; None if nothing whichever it is."""
+        places = sorted(group.all_places().items())
+        key = b"".join(f"{name}[{axis}]".encode() + indices.tobytes() for (name, axis), indices in places)
+        if key not in self.controls:
+            rng = np.random.default_rng(self.seed)
+            element = Permutation.of([group], sizes, lambda g, *_: np.roll(np.arange(g.size), rng.integers(1, g.size)))
+            weightiest = sorted(element.moved, key=lambda place: -self.run.state[place[0]].ndim)
+            changes = (self.run.change(element.without(place)) for place in weightiest)
+            self.controls[key] = next((change for change in changes if not change <= VISIBLE), None)
+        return self.controls[key]
+
+    def _culprit(self, found: Symmetries, seed: int, change: float) -> str:
+        rng = np.random.default_rng(seed)
+        for i, group in enumerate(found.groups):
+            element = Permutation.of([group], found.sizes, lambda g, *_: rng.permutation(g.size))
+            alone = self.run.change(element)
+            if not alone <= TOLERANCE:
+                places = ", ".join(f"{name}[{axis}]" for name, axis in list(group.all_places())[:4])
+                return (
+                    f"Group {i} ({group.structure}: {places}) was taken for a symmetry and changes the outputs by "
+                    f"{alone:.2g} of their largest. This is an error in the rules of this package: please report the "
+                    "model."
+                )
+        return f"A symmetry changes the outputs by {change:.2g} of their largest, though no group does so alone."
 
 
 class _Run:
@@ -263,7 +274,8 @@ class _Run:
 
     def change(self, permutation: Permutation) -> float:
         """The largest change of an output, relative to the largest output."""
-        after = self._outputs(permutation.tensors(self.state))
+        moved = {name: self.state[name] for name, _ in permutation.moved}
+        after = self._outputs({**self.state, **permutation.tensors(moved)})
         scale = max((float(t.abs().max()) for t in self.before if t.numel()), default=0.0)
         if not self.before or not np.isfinite(scale) or scale == 0:
             raise SymmetryError(

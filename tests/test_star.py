@@ -1,0 +1,98 @@
+"""Star models: the minimum in closed form, and one of trained networks."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_barrier import number
+from test_curves import at
+from torch import nn
+
+from analysis import CheckpointError, LandscapeError, Problem, load, provenance, save
+from analysis.connectivity import StarSearch, barrier, find_symmetries, match_many
+from sample_checkpoints import load_digits, path
+from sample_checkpoints.models import build
+
+
+def test_the_star_of_a_parabola_in_closed_form():
+    """For L(w) = (w - 1)^2 the mean over t is least where star - 1 = -E[t (1 - t)] / E[(1 - t)^2] mean(source - 1)."""
+    problem = Problem(
+        number(0.0), lambda model, batch: (model.weight.sum() - 1) ** 2, (torch.zeros(4, 1),), dtype=torch.float64
+    )
+    sources = [problem.checkpoint(number(value), name=str(value)) for value in (0.0, 4.0)]
+    search = StarSearch(problem, sources, steps=3000, learning_rate=0.02)
+    *_, ds = search.steps()
+    assert float(search.star.weights["weight"]) == pytest.approx(1 - (1 / 6) / (1 / 3) * 1.0, abs=0.05)
+    np.testing.assert_allclose(ds.loss_barrier, 0, atol=1e-9)  # a convex loss has none
+    assert ds.sizes["step"] == 3000
+
+
+def test_a_star_sees_what_its_sources_do_not_see_of_each_other():
+    """Three points of the valley |w| = 1: the star is nearer to each than the outer ones are to each other."""
+    problem = Problem(
+        nn.Linear(2, 1, bias=False), lambda model, batch: (model.weight.square().sum() - 1) ** 2, (torch.zeros(4, 2),)
+    )
+    sources = [at(1.0, 0.0), at(0.0, 1.0), at(2**-0.5, 2**-0.5)]
+    search = StarSearch(problem, sources, steps=1500, learning_rate=0.02)
+    *_, ds = search.steps()
+    *_, across = barrier(problem, sources[0], sources[1])
+    assert float(ds.loss_barrier.max()) < 0.5 * float(across.loss_barrier)
+
+
+def test_a_star_of_trained_networks(tmp_path):
+    data = load_digits()
+    problem = Problem(build("mlp", {"widths": [64, 128, 128, 10]}), "cross_entropy", (data.x_train, data.y_train))
+    found = find_symmetries(problem)
+    networks = [problem.checkpoint(path(f"mlp128-s{i}")) for i in range(4)]
+    aligned = [p.apply(c) for p, c in zip(match_many(found, networks), networks, strict=True)]
+    digests = [c.digest for c in aligned]
+    search = StarSearch(problem, aligned[:3], symmetries=found, steps=400)
+    seen = list(search.steps())
+    *_, pair = barrier(problem, aligned[0], aligned[1])
+    *_, held_out = barrier(problem, search.star, aligned[3])
+    assert float(seen[-1].loss_barrier.mean()) < float(pair.loss_barrier)
+    assert float(held_out.loss_barrier) < float(pair.loss_barrier)
+    assert [ds.attrs["status"] for ds in seen] == ["running"] * (len(seen) - 1) + ["done"]
+    assert [c.digest for c in aligned] == digests
+    assert provenance(seen[-1])["star_sha256"] == search.star.digest
+    assert load(save(seen[-1], tmp_path / "star.nc")).equals(seen[-1])
+
+
+def test_the_same_seed_gives_the_same_star_and_close_stops():
+    problem = Problem(number(0.0), lambda model, batch: model.weight.sum() ** 2, (torch.zeros(4, 1),))
+    sources = [problem.checkpoint(number(value), name=str(value)) for value in (0.0, 4.0)]
+    stars = []
+    for _ in range(2):
+        search = StarSearch(problem, sources, steps=20, seed=3)
+        list(search.steps())
+        stars.append(search.star.weights.digest())
+    assert stars[0] == stars[1]
+    stopped = StarSearch(problem, sources, steps=10**6)
+    steps = stopped.steps()
+    while next(steps).sizes["step"] < 2:
+        pass
+    steps.close()
+    assert 2 <= len(stopped.losses) < 10**6
+
+
+def test_errors():
+    problem = Problem(number(0.0), lambda model, batch: model.weight.sum() ** 2, (torch.zeros(4, 1),))
+    a, b = (problem.checkpoint(number(value), name=str(value)) for value in (0.0, 4.0))
+    bad = replace(b, weights=b.weights * float("nan"))
+    for options, words in (
+        ({"steps": 0}, "steps"),
+        ({"learning_rate": 0}, "learning_rate"),
+        ({"points": 4}, "odd"),
+        ({"batch_size": -1}, "batch_size"),
+    ):
+        with pytest.raises(LandscapeError, match=words):
+            StarSearch(problem, [a, b], **options)
+    with pytest.raises(LandscapeError, match="two or more"):
+        StarSearch(problem, [a])
+    with pytest.raises(LandscapeError, match="same weights"):
+        StarSearch(problem, [a, a])
+    with pytest.raises(CheckpointError, match="NaN"):
+        StarSearch(problem, [a, bad])
+    with pytest.raises(LandscapeError, match="learning_rate smaller"):
+        list(StarSearch(problem, [a, b], learning_rate=1e30).steps())
