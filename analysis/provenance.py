@@ -7,7 +7,7 @@ import inspect
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import CodeType
@@ -22,6 +22,7 @@ from .weights import hash_tensor
 DISTRIBUTION = "landscape-explorer"
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of this package and of what computes, by name."""
     found = {"python": sys.version.split()[0], "torch": str(torch.__version__)}

@@ -1,9 +1,12 @@
 """Eigenvalues, densities and traces against dense matrices."""
 
+import resource
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from models import classification, mlp_problem
+from models import classification, mlp, mlp_problem
 from scipy.stats import beta
 from torch import nn
 
@@ -129,24 +132,26 @@ def test_layers_alone_have_vectors_that_are_zero_elsewhere():
     assert part.vectors[0]["2.weight"].abs().max() == 0 < solver.vectors[0]["2.weight"].abs().max()
 
 
-def test_every_product_gives_a_result_and_the_first_has_a_bar():
+@pytest.mark.parametrize("pause", [-1, 1000])
+def test_the_first_products_give_results_with_bars_and_later_ones_do_at_intervals(pause, monkeypatch):
+    monkeypatch.setattr(eigenpairs, "YIELD_SECONDS", pause)
     results = list(Eigenpairs(Curvature(mlp_problem())).steps())
-    products = [ds.attrs["products"] for ds in results]
-    assert products[0] == 1
-    assert len(results) >= products[-1]
+    products = [ds.attrs["products"] for ds in results if ds.attrs["products"]]
     assert products == sorted(products)
+    every = set(range(1, products[-1] + 1))
+    assert set(products) == (every if pause < 0 else {1, 2, 3, 4, 5, products[-1]})
     assert all(np.isfinite(ds.bound.values).all() for ds in results)
     assert {ds.attrs["status"] for ds in results[:-1]} == {"running"}
 
 
-def test_a_run_that_is_cut_short_says_so_and_goes_on_later(tmp_path):
+def test_a_run_that_is_cut_short_says_so_and_goes_on_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(eigenpairs, "YIELD_SECONDS", -1)
     problem = mlp_problem(dtype=DOUBLE)
     whole, truth_ds = solved(problem, tolerance=1e-6)
     first = Eigenpairs(Curvature(problem), tolerance=1e-6)
     steps = first.steps()
-    for ds in steps:
-        if ds.attrs["products"] == 14:
-            break
+    while first.products < 14:
+        next(steps)
     steps.close()
     first.save(tmp_path / "run.safetensors")
     second = Eigenpairs(Curvature(problem), tolerance=1e-6)
@@ -417,3 +422,79 @@ def test_a_start_that_leads_nowhere_is_refused(start):
     operator = Curvature(Problem(nn.Linear(6, 3), "cross_entropy", classification()))
     with pytest.raises(LandscapeError, match=r"vector \[21\]"):
         Eigenpairs(operator, start=start)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_gap_is_that_to_the_next_eigenvalue_even_if_it_was_not_asked_for(seed):
+    spectrum = [1.0, 0.9, *np.linspace(0.5, -0.3, 60), -1]
+    _, ds = solved(quadratic(spectrum), largest=1, smallest=1, tolerance=0.05, seed=seed)
+    residual, sharp = float(ds.residual[0]), float(ds.gap_bound[0]) - ds.attrs["noise"]
+    assert residual > 1e-6
+    assert sharp >= 0.99 * min(residual, residual**2 / 0.1)  # the other end is 2 away
+
+
+def test_what_is_set_aside_hides_no_more_than_it_says(monkeypatch):
+    """In the one vector beside a Krylov space, the largest eigenvalue is seen lower by exactly the slack."""
+    monkeypatch.setattr(eigenpairs, "SLACK", np.inf)
+    operator = Curvature(quadratic([1.0, *np.linspace(0.9, -0.3, 7)]))
+    krylov = Krylov(torch.randn(8, generator=torch.Generator().manual_seed(0), dtype=DOUBLE), 7, 1e-9)
+    while not krylov.full:
+        krylov.add(operator.matvec(krylov.vector))
+    last_vector = krylov.vector.clone()
+    search = Eigenpairs(operator, largest=1, smallest=0)
+    search.found = [eigenpairs.Pair(1.0, 0.0)]
+    search.size = 100
+    every = [eigenpairs.Pair(v, r) for v, r in zip(*krylov.ritz()[:2], strict=True)]
+    beside, slack = search._set_aside(every, [])
+    assert sorted(beside) == list(range(7))
+    assert slack["largest"] == pytest.approx(1 - float(last_vector @ operator.matvec(last_vector)), rel=1e-9)
+    assert slack["largest"] > 0.01
+
+
+@pytest.mark.parametrize("aside", [0, 4])
+def test_a_locked_space_and_its_complement_have_the_whole_spectrum(aside):
+    spectrum = np.array([3.0, 2, 1, 0.5, 0.1, 0, -0.2, -1])
+    operator = Curvature(quadratic(spectrum))
+    start = torch.randn(8, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
+    krylov = Krylov(start, 8, 1e-9)
+    while not krylov.exhausted:
+        krylov.add(operator.matvec(krylov.vector))
+    krylov.lock(range(8 - aside, 8), start)
+    while not krylov.exhausted:
+        krylov.add(operator.matvec(krylov.vector))
+    assert krylov.ritz()[0] == pytest.approx(np.sort(spectrum)[: 8 - aside], abs=1e-12)
+    assert np.abs(krylov.beside).max(initial=0) < 1e-12
+    whole = torch.cat([krylov.locked, krylov.basis[: krylov.filled]])
+    assert (whole @ whole.T - torch.eye(8)).abs().max() < 1e-13
+
+
+def test_one_pass_keeps_a_long_basis_orthogonal_though_products_are_rounded():
+    spectrum = 2.0 ** -np.arange(60)
+    operator = Curvature(quadratic(spectrum, torch.float32))
+    start = torch.randn(60, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    krylov = Krylov(start, 40, 1e-2)
+    while not krylov.full:
+        krylov.add(operator.matvec(krylov.vector))
+    basis = krylov.basis
+    assert (basis @ basis.T - torch.eye(41)).abs().max() < 1e-13
+
+
+def test_pairs_that_were_missed_have_the_residual_of_the_whole_space():
+    """They are found in the complement of others that are not exact."""
+    problem = quadratic(TRIPLE)
+    for seed in range(3):
+        search, _ = solved(problem, largest=3, smallest=0, tolerance=0.1, seed=seed)
+        for pair in search.found:
+            true = float((search.operator.matvec(pair.vector) - pair.value * pair.vector).norm())
+            assert pair.residual == pytest.approx(true, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the resident size is read from Linux")
+def test_repeated_searches_leave_no_memory_behind():
+    """From the 20th search to the 120th the resident size rises by less than one search's basis, in the median."""
+    problem, sizes = Problem(mlp((6, 200, 3)), "cross_entropy", classification()), []
+    for _ in range(120):
+        search = Eigenpairs(Curvature(problem), largest=1, smallest=0, most_products=5)
+        last(search.steps())
+        sizes.append(resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[1]))
+    assert np.median(sizes[90:]) - np.median(sizes[20:50]) < search.bytes

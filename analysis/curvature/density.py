@@ -90,24 +90,22 @@ def _density(
     dtype, device = basis_home(operator, deflate + degree + len(known) + 1)
     locked = pairs.locked if pairs is not None else None
 
-    def krylov(size: int) -> Krylov:
-        start = torch.randn(n, generator=generator, dtype=torch.float64).to(device, dtype)
-        inside = None if locked is None else locked.to(start)
-        return Krylov(start, size, 1e4 * operator.problem.eps, inside)
+    def start() -> torch.Tensor:
+        return torch.randn(n, generator=generator, dtype=torch.float64).to(device, dtype)
 
+    space = Krylov(start(), deflate + degree, 1e4 * operator.problem.eps, locked)
     if deflate:
-        space = krylov(deflate)
-        while not space.full and space.has_more:
+        while space.filled < deflate and space.has_more:
             product = yield from heartbeats(operator.steps(space.vector), running)
             space.add(product)
             values, residuals, _ = space.ritz()
             deflated = np.concatenate([np.array(known).reshape(-1, 2), np.stack([values, residuals], 1)])
             yield dataset("running")
-        locked = torch.cat([space.locked, space.basis[: space.filled]])
     rest = n - len(deflated)
     for probe in range(probes if rest else 0):
-        space = krylov(degree)
-        while not space.full and space.has_more:
+        if deflate or probe:
+            space.lock(range(0 if probe else space.filled), start())
+        while space.filled < min(degree, space.size) and space.has_more:
             product = yield from heartbeats(operator.steps(space.vector), running)
             space.add(product)
             values, _, coordinates = space.ritz()

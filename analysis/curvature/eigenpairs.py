@@ -25,10 +25,14 @@ from .operators import Curvature, memory
 
 BASIS_SHARE = 1 / 4  # of memory, for a basis in float64
 MISSED = 1e-3  # the chance that is left of an eigenvalue hiding from the second look
+OUTERMOST = {"largest": -1, "smallest": 0}  # among ascending values
+SIGNS = {"largest": 1, "smallest": -1}
 SAFETY = 4.0  # the float noise of any vector against that of the one measured (up to 2.3 seen)
 YIELD_SECONDS = 0.2
-NOISE_SAMPLES = 256
-STATE = ("_stage", "products", "noise", "status", "verified")  # of a run, beside its vectors
+SHOWN_FIRST = 5  # products that each give a result, however quick they are
+NOISE_SAMPLES = 128
+SLACK = 1e-2  # of the innermost wanted eigenvalue: by how much all that is set aside may hide another one
+STATE = ("_stage", "products", "noise", "status", "verified", "_slack")  # of a run, beside its vectors
 
 
 @dataclass(eq=False)
@@ -47,7 +51,9 @@ class Eigenpairs:
     value (or at the float noise of the products). A Krylov space from one vector holds one copy of a multiple
     eigenvalue, and may miss one of a cluster, with all residuals small. So it looks again, from a fresh vector in the
     complement of what was found, until an eigenvalue beyond the wanted ones would have shown with all but a chance of
-    1/1000.
+    1/1000. The Ritz vectors next to the wanted ones are set aside with them, which widens the gap: an eigenvalue beyond
+    `edge` leaves one in the complement of theirs beyond edge - sum of residual² / (edge - value), by Haynsworth's
+    inertia formula.
 
     operator: a square Curvature. largest, smallest: how many at each end.
     most_products: where to stop at the latest; what is not converged by then is marked.
@@ -95,16 +101,18 @@ class Eigenpairs:
         self._stage = "search"
         self._cut: tuple[list[Pair], Krylov] | None = None  # what to go on from, where the products were used up
         self._probe: Tensor | None = None
-        self._began = time.perf_counter()
+        self._began = self._shown = time.perf_counter()
         self.products = 0
         self.noise = np.nan
         self.found: list[Pair] = []
+        self._slack: dict[str, float] = {}  # by how much what is set aside may hide an eigenvalue at each end
+        self._others: list[Pair] = []  # seen beside those that were found
         self._showing: list[Pair] = []
         self.status = "running"
         self.verified = False
 
     def steps(self) -> Iterator[xr.Dataset]:
-        """Run: a Dataset after every product, each with what is known so far.
+        """Run: a Dataset after each of the first products, then several a second, each with what is known so far.
 
         Close the generator to cancel; called again, it goes on from where it was. So it does after it has ended
         unconverged, if `most_products` has been raised since.
@@ -119,18 +127,20 @@ class Eigenpairs:
             self._krylov = self._krylov or self._new_krylov(self._start)
             if not (yield from self._lanczos(self._krylov, wanted, self._all_small)):
                 self._cut = [], self._krylov
-            self._lock(self._krylov, wanted)
-            self._krylov, self._stage = None, "noise"
+            self._krylov, self._stage = self._lock(self._krylov, wanted), "noise"
         if self._stage == "noise":
             yield from self._measure_noise()
             self._stage = "verify"
-        while self._looks_again:
+        while self._looks_again and self.products < self.most_products:
             self._krylov = self._krylov or self._new_krylov(None)
             settled = yield from self._lanczos(self._krylov, (1, 1), self._nothing_missed)
+            doubtful = settled and any(self._in_doubt(self._krylov, side) for side in self._sides)
             if not settled:
                 self._cut = self.found.copy(), self._krylov
             taken, self._krylov = self._take_missed(self._krylov), None
-            if not taken:
+            if self._cut is None:
+                self._slack = {}
+            if not (taken or doubtful):
                 self.verified = settled
                 break
         self.status = "converged" if all(self._small(p) for p in self.found) and self._settled else "unconverged"
@@ -141,13 +151,13 @@ class Eigenpairs:
         self.status = "running"
         if self._cut is not None:
             (self.found, self._krylov), self._cut = self._cut, None
+            self._others = self._others if self.found else []
             self._stage = "verify" if self.found else "search"
             self._show(self._krylov)
 
     @property
     def _looks_again(self) -> bool:
-        left = self.products < self.most_products and len(self.found) < self.operator.shape[1]
-        return self.verify and self._cut is None and left
+        return self.verify and self._cut is None and len(self.found) < self.operator.shape[1]
 
     def save(self, path: str | Path) -> None:
         """Keep where the run stands, basis and all, as safetensors, for `resume`."""
@@ -157,6 +167,7 @@ class Eigenpairs:
         if self._cut is not None:
             state |= {"status": "running", "_stage": "verify" if found else "search"}
         state["found"] = [(p.value, p.residual) for p in found]
+        state["others"] = [(p.value, p.residual) for p in self._others if found]
         state["of"] = self._identity()
         if self._probe is not None:
             tensors["probe"] = self._probe
@@ -181,6 +192,7 @@ class Eigenpairs:
         for name in STATE:
             setattr(self, name, state[name])
         self.found = [Pair(v, r, tensors[f"found.{i}"]) for i, (v, r) in enumerate(state["found"])]
+        self._others = [Pair(v, r) for v, r in state["others"]]
         self._probe = tensors.get("probe")
         if "krylov" in state:
             self._krylov = self._new_krylov(None)
@@ -210,11 +222,13 @@ class Eigenpairs:
     # --- the run ------------------------------------------------------------------------------------------------
 
     def _new_krylov(self, start: Tensor | None) -> Krylov:
-        if start is None:
-            generator = torch.Generator().manual_seed(1000 * self.seed + len(self.found))
-            start = torch.randn(self.operator.shape[1], generator=generator, dtype=torch.float64)
-        start = start.to(self.device, self.dtype)
-        return Krylov(start, self.size, 1e4 * self.operator.problem.eps, self.locked)
+        start = self._random() if start is None else start.to(self.device, self.dtype)
+        return Krylov(start, self.size - len(self.found), 1e4 * self.operator.problem.eps, self.locked)
+
+    def _random(self) -> Tensor:
+        generator = torch.Generator().manual_seed(1000 * self.seed + len(self.found))
+        start = torch.randn(self.operator.shape[1], generator=generator, dtype=torch.float64)
+        return start.to(self.device, self.dtype)
 
     def _lanczos(
         self, krylov: Krylov, wanted: tuple[int, int], finished: Callable[[Krylov], bool]
@@ -230,7 +244,9 @@ class Eigenpairs:
             krylov.add(product)
             self._show(krylov)
             stop = finished(krylov) or krylov.exhausted
-            yield self.dataset()
+            if self.products <= SHOWN_FIRST or time.perf_counter() - self._shown > YIELD_SECONDS:
+                self._shown = time.perf_counter()
+                yield self.dataset()
         return stop
 
     def _show(self, krylov: Krylov) -> None:
@@ -242,12 +258,33 @@ class Eigenpairs:
         self.products += 1
         return product
 
-    def _lock(self, krylov: Krylov, wanted: tuple[int, int]) -> None:
+    def _lock(self, krylov: Krylov, wanted: tuple[int, int]) -> Krylov | None:
+        """Take what was found, and begin the second look where there will be one, in the same memory."""
         values, residuals, coordinates = krylov.ritz()
         places = _ends(len(values), wanted)
         vectors = krylov.vectors(coordinates[:, places])
-        self.found = [Pair(float(values[i]), float(residuals[i]), v) for i, v in zip(places, vectors, strict=True)]
+        every = [Pair(float(v), float(r)) for v, r in zip(values, residuals, strict=True)]
+        self.found = [Pair(every[i].value, every[i].residual, v) for i, v in zip(places, vectors, strict=True)]
+        self._others = [pair for i, pair in enumerate(every) if i not in places]
         self._showing = []
+        if not self._looks_again:
+            return None
+        beside, self._slack = self._set_aside(every, places)
+        krylov.lock([*places, *beside], self._random())
+        return krylov
+
+    def _set_aside(self, every: list[Pair], found: list[int]) -> tuple[list[int], dict[str, float]]:
+        """Places of Ritz values next to the wanted ones, and what all of them together may hide at each end."""
+        edges = {side: self._edge(side).value for side in self._sides}
+        chosen: list[int] = []
+        slack = dict.fromkeys(edges, 0.0)
+        inside = [i for i in range(len(every)) if i not in found]
+        for i in sorted(inside, key=lambda i: min(abs(edge - every[i].value) for edge in edges.values())):
+            gaps = {side: abs(edge - every[i].value) for side, edge in edges.items()}
+            wider = {s: slack[s] + every[i].residual ** 2 / max(gap, 1e-300) for s, gap in gaps.items()}
+            if all(wider[side] <= SLACK * abs(edge) for side, edge in edges.items()):
+                chosen, slack = [*chosen, i], wider
+        return chosen[: max(0, self.size // 2 - len(found))], slack
 
     def _measure_noise(self) -> Iterator[xr.Dataset]:
         """What the rounding of a product amounts to, by one product in float64.
@@ -271,17 +308,24 @@ class Eigenpairs:
 
     def _take_missed(self, krylov: Krylov) -> bool:
         """Put what the second look found among the others, if it belongs there."""
-        values, residuals, coordinates = krylov.ritz()
-        taken = False
+        coordinates, taken = krylov.ritz()[2], False
         for side in self._sides:
-            place = len(values) - 1 if side == "largest" else 0
-            pair, edge = Pair(float(values[place]), float(residuals[place])), self._edge(side).value
-            if pair.value > edge if side == "largest" else pair.value < edge:
-                pair.vector = krylov.vectors(coordinates[:, [place]])[0]
+            pair = self._extreme(krylov, side)
+            if self._past(krylov, side, self._edge(side).value) and not self._in_doubt(krylov, side):
+                pair.vector = krylov.vectors(coordinates[:, [OUTERMOST[side]]])[0]
                 self.found.append(pair)
                 taken = True
+            else:
+                self._others.append(pair)
         self._showing = []
         return taken
+
+    def _extreme(self, krylov: Krylov, side: str) -> Pair:
+        """The outermost pair of the complement, with its residual in the whole space."""
+        values, residuals, coordinates = krylov.ritz()
+        place = OUTERMOST[side]
+        beside = np.linalg.norm(krylov.beside[:, : krylov.filled] @ coordinates[:, place])
+        return Pair(float(values[place]), float(np.hypot(residuals[place], beside)))
 
     # --- what counts as done ------------------------------------------------------------------------------------
 
@@ -315,14 +359,30 @@ class Eigenpairs:
 
         Where the extreme pair of the complement is converged and lies inside, what may hide is within the tolerance.
         """
-        values, residuals, _ = krylov.ritz()
-        place, sign = (-1, 1) if side == "largest" else (0, -1)
-        edge, extreme = self._edge(side).value, Pair(float(values[place]), float(residuals[place]))
-        near = self._small(extreme)
-        if near and sign * (extreme.value - edge) > 0:
+        near = self._near(krylov, side)
+        if near and self._past(krylov, side, self._line(side, near)):
             return True
-        beyond = edge + sign * near * self.tolerance * abs(edge)
-        return krylov.chance_of_missing(beyond) < MISSED or (near and krylov.restarted)
+        return krylov.chance_of_missing(self._line(side, near)) < MISSED or (near and krylov.restarted)
+
+    def _in_doubt(self, krylov: Krylov, side: str) -> bool:
+        """Whether a pair shows that may or may not be beyond, for what is set aside: a look without that will tell."""
+        if not (self._slack and self._near(krylov, side) and self._past(krylov, side, self._line(side, True))):
+            return False
+        return not (self._past(krylov, side, self._edge(side).value) and self._small(self._extreme(krylov, side)))
+
+    def _near(self, krylov: Krylov, side: str) -> bool:
+        """Whether the outermost pair of the complement is converged there."""
+        values, residuals, _ = krylov.ritz()
+        place = OUTERMOST[side]
+        return self._small(Pair(float(values[place]), float(residuals[place])))
+
+    def _line(self, side: str, near: bool) -> float:
+        """What no eigenvalue of the complement lies beyond, where none was missed."""
+        edge = self._edge(side).value
+        return edge + SIGNS[side] * (near * self.tolerance * abs(edge) - self._slack.get(side, 0.0))
+
+    def _past(self, krylov: Krylov, side: str, line: float) -> bool:
+        return SIGNS[side] * (krylov.ritz()[0][OUTERMOST[side]] - line) > 0
 
     # --- results ------------------------------------------------------------------------------------------------
 
@@ -339,9 +399,9 @@ class Eigenpairs:
         pairs = self._ordered()
         values = np.array([p.value for p in pairs])
         residuals = np.array([p.residual for p in pairs])
-        every = np.array([p.value for p in (*self.found, *self._showing)])
+        every = [*self.found, *self._showing, *self._others]
         noise = self.noise if np.isfinite(self.noise) else 64 * self.operator.problem.eps * self._scale()
-        gaps = np.array([_gap(v, r, every) for v, r in zip(values, residuals, strict=True)])
+        gaps = np.array([_gap(pair, every) for pair in pairs])
         with np.errstate(divide="ignore", invalid="ignore"):
             sharp = np.minimum(residuals, np.where(gaps > 0, residuals**2 / gaps, np.inf))
         ends = ["largest"] * min(self.largest, len(pairs))
@@ -407,11 +467,9 @@ def _kept(count: int, wanted: tuple[int, int]) -> list[int]:
     return sorted(_ends(count, (min(more[0], count - 1), min(more[1], max(0, count - 1 - more[0])))))
 
 
-def _gap(value: float, residual: float, every: np.ndarray) -> float:
-    """Distance of a Ritz value's interval to the nearest other Ritz value."""
-    others = np.abs(every - value)
-    others = np.delete(others, others.argmin())
-    return float(others.min() - residual) if len(others) else np.inf
+def _gap(pair: Pair, every: list[Pair]) -> float:
+    """The distance between a pair's interval and the nearest other's."""
+    return min((abs(pair.value - p.value) - pair.residual - p.residual for p in every if p is not pair), default=np.inf)
 
 
 def heartbeats(

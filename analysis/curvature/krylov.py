@@ -12,31 +12,41 @@ from torch import Tensor
 from ..errors import LandscapeError
 
 FRESH = 2**32 - 1  # a seed that no start vector has, or a fresh direction would be that start again
+CLEAN = 0.1  # a pass that takes less than this share of a vector leaves it orthogonal to rounding
+COLUMNS = 2**16  # of the basis, turned at a time
 
 
 class Krylov:
     """An orthonormal basis [vectors, n] of a Krylov space, and the matrix projected on it.
 
-    The basis is kept orthogonal to `locked` [l, n], so that what is found lies in the complement of those. Every new
-    vector is orthogonalised against all of them twice (Parlett, The Symmetric Eigenvalue Problem, section 6.9);
-    restarts keep Ritz vectors (Wu and Simon 2000, thick-restart Lanczos).
+    The basis is kept orthogonal to `locked` [l, n], so that what is found lies in the complement of those. After the
+    three-term recurrence every new vector is orthogonalised against all of them, and again where that changed it
+    (Parlett, The Symmetric Eigenvalue Problem, section 6.9); restarts keep Ritz vectors (Wu and Simon 2000,
+    thick-restart Lanczos).
 
-    size: vectors held at most. tolerance: the relative error of a product.
+    size: vectors held at most, beside the locked ones. tolerance: the relative error of a product.
     """
 
     def __init__(self, start: Tensor, size: int, tolerance: float, locked: Tensor | None = None):
-        n = len(start)
-        self.locked = start.new_zeros(0, n) if locked is None else locked
-        self.size = min(size, n - len(self.locked))
-        self.basis = torch.empty(self.size + 1, n, dtype=start.dtype, device=start.device)
+        n, count = len(start), 0 if locked is None else len(locked)
+        self._whole = start.new_empty(count + min(size, n - count) + 1, n)  # the locked ones, and the basis behind them
+        if locked is not None:
+            self._whole[:count] = locked
+        self._tolerance = tolerance
+        self._generator = torch.Generator().manual_seed(FRESH)
+        self._begin(count)
+        self._put(0, start)
+
+    def _begin(self, count: int) -> None:
+        self.locked, self.basis = self._whole[:count], self._whole[count:]
+        self.size = len(self.basis) - 1
         self.projected = np.zeros((self.size, self.size))
+        self.beside = np.zeros((count, self.size))  # what products have along the locked vectors
         self.filled = 0
         self.restarted = False
         self.coupling = 0.0  # the norm of what the last product adds to the space
         self._expected = np.zeros(0)  # what the next product must have along the earlier vectors
-        self._tolerance = tolerance
-        self._generator = torch.Generator().manual_seed(FRESH)
-        self._put(0, start)
+        self._ritz: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     @property
     def vector(self) -> Tensor:
@@ -59,37 +69,53 @@ class Krylov:
 
     def add(self, product: Tensor) -> None:
         """Take the product of `vector`. Raises LandscapeError if the matrix turns out not to be symmetric."""
-        j = self.filled
+        j, count = self.filled, len(self.locked)
         product = product.to(self.basis)
         size = float(product.norm())
-        known = self.basis[: j + 1]
-        rest = product - self.locked.T @ (self.locked @ product)
-        along = known @ rest
-        rest = rest - known.T @ along
-        rest -= self.locked.T @ (self.locked @ rest)
-        again = known @ rest
-        rest -= known.T @ again
-        row = (along + again).double().cpu().numpy()
+        rest = self.basis[j + 1]
+        row = np.append(self._expected, float(self.vector @ product))
+        torch.sub(product, self.vector, alpha=row[-1], out=rest)
+        if np.count_nonzero(self._expected[:-1]):  # the kept vectors of a restart
+            rest.addmv_(self.basis[:j].T, rest.new_tensor(self._expected), alpha=-1)
+        elif j:
+            rest.sub_(self.basis[j - 1], alpha=self._expected[-1])
+        along, left = self._clear(rest, self._whole[: count + j + 1])
+        row += along[count:]
         self._check(row, size)
         self.projected[: j + 1, j] = self.projected[j, : j + 1] = row
-        self.coupling = float(rest.norm())
+        self.beside[:, j] = along[:count]
+        self.coupling = left
         scale = max(np.abs(self.projected).max(), size)
         if self.coupling <= 64 * torch.finfo(self.basis.dtype).eps * scale:
             self.coupling = 0.0  # an invariant space: go on in a fresh direction
-        self.filled += 1
+        self.filled, self._ritz = self.filled + 1, None
         self._expected = np.zeros(self.filled)
         self._expected[-1] = self.coupling
         if self.exhausted:
             self.coupling = 0.0
         elif self.coupling:
-            self.basis[self.filled] = rest / self.coupling
+            rest /= self.coupling
         else:
             self._put(self.filled, self._random())
 
+    def _clear(self, rest: Tensor, known: Tensor) -> tuple[np.ndarray, float]:
+        """Take from a vector what it has along those known; that, and the norm of what is left."""
+        total = np.zeros(len(known))
+        for _ in range(3):
+            along = known @ rest
+            rest.addmv_(known.T, along, alpha=-1)
+            left, part = float(rest.norm()), along.double().cpu().numpy()
+            total += part
+            if np.linalg.norm(part) <= CLEAN * left:
+                break
+        return total, left
+
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ritz values [filled], ascending, their residual norms, and their coordinates [filled, filled] in columns."""
-        values, coordinates = np.linalg.eigh(self.projected[: self.filled, : self.filled])
-        return values, self.coupling * np.abs(coordinates[-1:]).sum(0), coordinates
+        if self._ritz is None:
+            values, coordinates = np.linalg.eigh(self.projected[: self.filled, : self.filled])
+            self._ritz = values, self.coupling * np.abs(coordinates[-1:]).sum(0), coordinates
+        return self._ritz
 
     def chance_of_missing(self, value: float) -> float:
         """The chance that the matrix has an eigenvalue at `value`, outside of the Ritz values, or beyond it.
@@ -121,15 +147,27 @@ class Krylov:
     def restart(self, keep: Sequence[int]) -> None:
         """Shrink to some Ritz vectors, by their places in `ritz()`."""
         values, _, coordinates = self.ritz()
-        chosen = coordinates[:, list(keep)]
-        vectors = self.vectors(chosen)
+        chosen, count = coordinates[:, list(keep)], len(keep)
         last = self.basis[self.filled].clone()
-        self.basis[: len(keep)] = vectors
-        self.basis[len(keep)] = last
+        self._turn(chosen)
+        self.basis[count] = last
         self.projected[:] = 0
-        self.projected[range(len(keep)), range(len(keep))] = values[list(keep)]
-        self.filled, self.restarted = len(keep), True
+        self.projected[range(count), range(count)] = values[list(keep)]
+        self.beside[:, :count] = self.beside[:, : self.filled] @ chosen
+        self.filled, self.restarted, self._ritz = count, True, None
         self._expected = self.coupling * chosen[-1]
+
+    def lock(self, keep: Sequence[int], start: Tensor) -> None:
+        """Lock some Ritz vectors, by their places in `ritz()`, and begin in the complement, in the same memory."""
+        self._turn(self.ritz()[2][:, list(keep)])
+        self._begin(len(self.locked) + len(keep))
+        self._put(0, start)
+
+    def _turn(self, chosen: np.ndarray) -> None:
+        """Put vectors with the coordinates [filled, k] in the place of the first k, without a copy of them all."""
+        rows = torch.from_numpy(chosen.T.copy()).to(self.basis)
+        for part in self.basis.split(COLUMNS, 1):
+            part[: len(rows)] = rows @ part[: self.filled]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Where it stands: its vectors, and its numbers, JSON-ready."""
@@ -138,14 +176,19 @@ class Krylov:
             "coupling": self.coupling,
             "restarted": self.restarted,
             "expected": self._expected.tolist(),
+            "locked": len(self.locked),
+            "beside": self.beside[:, : self.filled].tolist(),
         }
-        return {"basis": self.basis[: self.filled + 1]}, numbers
+        return {"basis": self._whole[: len(self.locked) + self.filled + 1]}, numbers
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Go back to where a Krylov space of the same size stood."""
-        self.filled = len(tensors["basis"]) - 1
-        self.basis[: self.filled + 1] = tensors["basis"]
+        count = numbers["locked"]
+        self._whole[: len(tensors["basis"])] = tensors["basis"]
+        self._begin(count)
+        self.filled = len(tensors["basis"]) - count - 1
         self.projected[: self.filled, : self.filled] = numbers["projected"]
+        self.beside[:, : self.filled] = np.reshape(numbers["beside"], (count, self.filled))
         self.restarted = numbers["restarted"]
         self.coupling, self._expected = numbers["coupling"], np.array(numbers["expected"])
 
@@ -168,9 +211,7 @@ class Krylov:
 
     def _put(self, place: int, vector: Tensor) -> None:
         """A vector made orthogonal to all before it, at a place of the basis."""
-        vector = vector / vector.norm()
-        for _ in range(3):
-            for others in (self.locked, self.basis[:place]):
-                vector = vector - others.T @ (others @ vector)
-            vector = vector / vector.norm()
-        self.basis[place] = vector
+        row = self.basis[place]
+        torch.div(vector, vector.norm(), out=row)
+        for _ in range(2):  # the second time for one that lay among them almost
+            row /= self._clear(row, self._whole[: len(self.locked) + place])[1]
