@@ -360,6 +360,16 @@ def test_a_run_saved_before_its_first_product_goes_on(tmp_path, monkeypatch):
     assert np.array_equal(last(again.steps()).eigenvalue.values, solved(problem)[1].eigenvalue.values)
 
 
+def test_a_run_saved_by_another_version_is_refused_in_words(tmp_path, monkeypatch):
+    ran = Eigenpairs(Curvature(mlp_problem()))
+    next(ran.steps())
+    monkeypatch.setattr(eigenpairs, "LAYOUT", 1)
+    ran.save(tmp_path / "run.safetensors")
+    monkeypatch.undo()
+    with pytest.raises(LandscapeError, match="another version"):
+        ran.resume(tmp_path / "run.safetensors")
+
+
 def test_a_matrix_that_is_not_symmetric_is_refused():
     matrix = torch.randn(20, 20, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
     krylov = Krylov(torch.ones(20, dtype=DOUBLE), 10, 1e-6)

@@ -32,6 +32,7 @@ YIELD_SECONDS = 0.2
 SHOWN_FIRST = 5  # products that each give a result, however quick they are
 NOISE_SAMPLES = 128
 SLACK = 1e-2  # of the innermost wanted eigenvalue: by how much all that is set aside may hide another one
+LAYOUT = 2  # of a saved run
 STATE = ("_stage", "products", "noise", "status", "verified", "_slack")  # of a run, beside its vectors
 
 
@@ -168,7 +169,7 @@ class Eigenpairs:
             state |= {"status": "running", "_stage": "verify" if found else "search"}
         state["found"] = [(p.value, p.residual) for p in found]
         state["others"] = [(p.value, p.residual) for p in self._others if found]
-        state["of"] = self._identity()
+        state |= {"of": self._identity(), "layout": LAYOUT}
         if self._probe is not None:
             tensors["probe"] = self._probe
         if krylov is not None:
@@ -186,6 +187,8 @@ class Eigenpairs:
             raise LandscapeError(
                 f"'{path}' holds no saved run of eigenvalues ({type(error).__name__}: {error})."
             ) from error
+        if state.get("layout") != LAYOUT:
+            raise LandscapeError(f"'{path}' was saved by another version of this package: start the run anew.")
         if state["of"] != self._identity():
             differing = [key for key, value in self._identity().items() if state["of"].get(key) != value]
             raise LandscapeError(f"'{path}' is a run of another matrix: it differs in {', '.join(differing)}.")
