@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +11,13 @@ import xarray as xr
 from bokeh.models import ColumnDataSource, CustomJS, CustomJSHover, HoverTool, Range1d, WheelZoomTool
 from bokeh.plotting import figure
 
+from landscape_app.colours import ACCENT as ACCENT
+from landscape_app.colours import INK as INK
 from landscape_app.picture import Metric
-from landscape_app.text import number
+from landscape_app.text import number, wrap
 from landscape_app.words import off_slice
 
 NOTHING_YET = "rgba(127, 134, 145, 0.22)"
-ACCENT = "#d55e00"
-INK = "#1b1f24"
 TOOLS = "pan,box_zoom,wheel_zoom,reset,save"
 LONGEST_LINE = 42
 
@@ -76,12 +75,7 @@ def new_figure(name: str, **options: Any) -> figure:
 
 def wrapped(label: str) -> str:
     """An axis title on as many lines as a narrow plot needs, its units on lines of their own."""
-    if len(label) <= LONGEST_LINE:
-        return label
-    name, bracket, units = label.partition(" [")
-    parts = (name, bracket.lstrip() + units)
-    lines = (textwrap.wrap(part, LONGEST_LINE, break_long_words=False, break_on_hyphens=False) for part in parts)
-    return "\n".join(line for part in lines for line in part)
+    return "\n".join(wrap(label, LONGEST_LINE, whole_words=True))
 
 
 def fit(bounds: Range1d, low: float, high: float) -> None:

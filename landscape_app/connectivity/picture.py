@@ -10,7 +10,15 @@ import numpy as np
 import xarray as xr
 
 from analysis import provenance
+from landscape_app.connectivity.request import AFTER, BEFORE
 from landscape_app.picture import metric_label
+
+COLOURS = {BEFORE: "#d98200", AFTER: "#1f86c9"}
+DASHES = {BEFORE: "dashed", AFTER: "solid"}
+SAYS = {BEFORE: "As they are", AFTER: "Matched"}
+CHORD = "#7f8691"
+BRIGHT = 0.6  # of the palette: dark text from here on
+LONGEST = 18
 
 
 @dataclass(frozen=True)
@@ -99,3 +107,8 @@ def matrix(ds: xr.Dataset, stage: int, metric: str) -> np.ndarray:
 def symmetries(ds: xr.Dataset) -> dict[str, Any] | None:
     """The report on the symmetries, None where they were not looked for yet."""
     return json.loads(ds.attrs["symmetries"])
+
+
+def shortened(name: str) -> str:
+    """A name that fits beside an axis: its beginning and its end."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 + 1 :]}"
