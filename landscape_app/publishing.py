@@ -1,4 +1,4 @@
-"""The commands that make results fit to be shown: figures for papers."""
+"""The commands that make results fit to be shown: figures for papers, reports for the browser."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def add(commands: Any) -> None:
     figure.add_argument("--beside", action="store_true", help="caption (.txt), numbers (.csv) and result (.nc) too")
     figure.set_defaults(run=_figure, parser=figure)
 
+    report = commands.add_parser("report", help="write results as one interactive HTML page that opens offline")
+    report.add_argument("results", type=Path, nargs="+", metavar="FILE.nc", help="results, of whichever commands")
+    report.add_argument("--out", required=True, type=Path, metavar="FILE.html", help="the page")
+    report.set_defaults(run=_report, parser=report)
+
 
 def _figure(options: argparse.Namespace) -> int:
     from landscape_app.figures import save_figure
@@ -37,4 +42,13 @@ def _figure(options: argparse.Namespace) -> int:
         beside=options.beside,
     )
     print(f"Saved: {', '.join(map(str, files))} ({ds.attrs['title']})")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from landscape_app.report import save_report
+
+    save_report([load(file) for file in options.results], options.out)
+    count = len(options.results)
+    print(f"Saved: {options.out} ({count} result{'' if count == 1 else 's'}; opens in any browser, without a network)")
     return 0

@@ -352,7 +352,7 @@ def test_options_of_other_kinds(results):
         figure(results["spectrum"], metric="accuracy")
     with pytest.raises(LandscapeError, match="expected two different ones of its checkpoints: first, second"):
         figure(results["matrices"], pair=["first", "first"])
-    with pytest.raises(LandscapeError, match="none of which it kept the path"):
+    with pytest.raises(LandscapeError, match="holds no path between 'first' and 'second'"):
         figure(results["matrix"], pair=["first", "second"])
     with pytest.raises(LandscapeError, match="has barriers of loss, accuracy"):
         figure(results["path"], metric="nothing")

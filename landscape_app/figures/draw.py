@@ -60,10 +60,11 @@ def figure(
             return draw_spectrum(spectra(ds), log is not False, inches)
         if kind == "trajectory":
             return draw_trajectory(ds, log is not False, inches)
-        chosen = _barrier_metric(ds, metric)
+        barriers = connectivity.as_paths(ds)
+        chosen = _barrier_metric(barriers, metric)
         if kind == "path" or pair is not None:
-            return draw_paths(ds, chosen, _pair(ds, pair), inches)
-        return draw_matrices(ds, chosen, inches)
+            return draw_paths(barriers, chosen, _pair(barriers, pair), inches)
+        return draw_matrices(barriers, chosen, inches)
 
 
 def kind_of_figure(ds: xr.Dataset) -> str:
@@ -120,22 +121,24 @@ def _surface(ds: xr.Dataset, metric: str | None, log: bool | None, inches: float
 
 
 def _barrier_metric(ds: xr.Dataset, metric: str | None) -> str:
-    known = [str(name).removesuffix("_barrier") for name in ds.data_vars if str(name).endswith("_barrier")]
-    known = [name for name in known if "class" not in ds[f"{name}_barrier"].dims]
+    known = connectivity.metrics(ds).values()
     if metric is not None and metric not in known:
         raise LandscapeError(f"metric is {metric!r}; this result has barriers of {', '.join(known)}.")
     return metric or "loss"
 
 
 def _pair(ds: xr.Dataset, pair: Sequence[str] | None) -> tuple[int, int]:
-    if pair is None:
-        return 0, 1
-    kept = "marker_name" in ds
-    names = connectivity.names(ds) if "stage" in ds.dims else list(map(str, ds["marker_name"].values)) if kept else []
-    if len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(names):
-        known = ", ".join(names) or "none of which it kept the path"
-        raise LandscapeError(f"pair is {list(pair)}; expected two different ones of its checkpoints: {known}.")
-    return names.index(pair[0]), names.index(pair[1])
+    names = connectivity.names(ds)
+    if pair is not None and (len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(names)):
+        raise LandscapeError(
+            f"pair is {list(pair)}; expected two different ones of its checkpoints: {', '.join(names)}."
+        )
+    first, second = (names.index(name) for name in pair) if pair is not None else (0, 1)
+    if not np.isfinite(ds["t"].values[:, connectivity.pair(ds, first, second)]).any():
+        raise LandscapeError(
+            f"This result holds no path between '{names[first]}' and '{names[second]}'; leave pair out."
+        )
+    return first, second
 
 
 def _width(width: str) -> float:

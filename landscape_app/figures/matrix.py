@@ -44,18 +44,14 @@ def draw_matrices(ds: xr.Dataset, metric: str, width: float) -> Figure:
 
 
 def _matrices(ds: xr.Dataset, metric: str) -> tuple[list[str], dict[str, np.ndarray]]:
-    if "row" in ds.dims:
-        heights = ds[f"{metric}_barrier"].values.astype(float)
-        off = ~np.eye(len(heights), dtype=bool)
-        return [str(name) for name in ds["row_name"].values], {"": np.where(off, heights, np.nan)}
     stages = picture.stages(ds)
     title = SAYS if len(stages) > 1 else dict.fromkeys(stages, "")
     return picture.names(ds), {title[stage]: picture.matrix(ds, i, metric) for i, stage in enumerate(stages)}
 
 
 def _label(ds: xr.Dataset, metric: str) -> str:
-    about = ds[f"{metric}_barrier"].attrs
-    what = metric_label(metric, ds[metric].attrs["long_name"] if metric in ds else metric)
+    about = ds[metric].attrs
+    what = metric_label(metric, about["long_name"])
     return f"Barrier of the {what[:1].lower()}{what[1:]} [{about['units']}]"
 
 

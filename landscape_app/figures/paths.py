@@ -10,7 +10,6 @@ import xarray as xr
 
 from landscape_app.connectivity import picture
 from landscape_app.connectivity.picture import CHORD, COLOURS, DASHES, SAYS, Path, shortened
-from landscape_app.connectivity.request import BEFORE
 from landscape_app.figures.line import MARGIN, draw_band, set_values, with_band
 from landscape_app.figures.style import SMALL, frame, new_figure, title_lines
 from landscape_app.picture import metric_label
@@ -49,7 +48,7 @@ def draw_paths(ds: xr.Dataset, metric: str, pair: tuple[int, int], width: float)
     set_values(axes, scale, MARGIN)
     axes.set_xlim(-0.02, 1.02)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-    here, there = (shortened(name) for name in _ends(ds, pair))
+    here, there = (shortened(name) for name in (picture.names(ds)[i] for i in pair))
     axes.set_xlabel(title_lines(f"t, the way from {here} (0) to {there} (1)", width - 0.6))
     about = ds[metric].attrs
     label = metric_label(metric, about["long_name"])
@@ -66,28 +65,12 @@ def draw_paths(ds: xr.Dataset, metric: str, pair: tuple[int, int], width: float)
 
 
 def _paths(ds: xr.Dataset, metric: str, pair: tuple[int, int]) -> list[Shown]:
-    if "stage" not in ds.dims:
-        return [Shown(_of_barrier(ds, metric), BEFORE)]
     found = []
     for name, split in {metric: "", **picture.siblings(ds, metric)}.items():
         for i, stage in enumerate(picture.stages(ds)):
             path = picture.path(ds, i, name, *pair)
             found += [Shown(path, stage, split)] if path is not None else []
     return found
-
-
-def _of_barrier(ds: xr.Dataset, metric: str) -> Path:
-    """The path of `barrier` or of a curve, which holds one pair."""
-    own = tuple(float(value) for value in ds[f"marker_{metric}"].values[:2])
-    height, at = float(ds[f"{metric}_barrier"]), float(ds[f"{metric}_barrier_at"])
-    chord = (1 - at) * own[0] + at * own[1]
-    base = chord if ds.attrs["convention"] == "sup" else sum(own) / 2
-    return Path(ds["t"].values, ds[metric].values, ds[f"{metric}_se"].values, (own[0], own[1]), height, at, base)
-
-
-def _ends(ds: xr.Dataset, pair: tuple[int, int]) -> list[str]:
-    names = picture.names(ds) if "stage" in ds.dims else [str(name) for name in ds["marker_name"].values]
-    return [names[i] for i in pair]
 
 
 def _draw_path(axes: Axes, shown: Shown, scale: Scale, chord: str) -> None:

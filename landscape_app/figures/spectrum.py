@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from landscape_app.figures.line import MARGIN, set_values
-from landscape_app.figures.style import QUIET, SMALL, frame, new_figure, title_lines
+from landscape_app.figures.style import QUIET, SMALL, coordinates, frame, new_figure, title_lines
 from landscape_app.scales import Scale
 from landscape_app.spectrum import picture
 from landscape_app.spectrum.picture import COLOURS, DENSITY, STEMS, UNITS, Spectrum
@@ -44,6 +44,7 @@ def draw_spectrum(parts: list[Spectrum], log: bool, width: float) -> Figure:
         axes.tick_params(labelbottom=True)
     for axes, (name, places) in zip(grid.ravel(), groups.items(), strict=False):
         _draw(axes, name, [(parts[i], curves[i]) for i in places], scale, lowest, reach)
+        coordinates(axes.xaxis, *reach, most=8 if width / columns > 2.5 else 4)
     if heights.size:
         made.supylabel(title_lines(DENSITY, max(2, tall - 0.4)), fontsize=8)
     else:

@@ -90,9 +90,9 @@ def title_lines(label: str, inches: float) -> str:
     return "\n".join(wrap(label.translate(COMMON), max(8, int(72 * inches / LETTER)), whole_words=False))
 
 
-def coordinates(axis: Any, low: float, high: float) -> None:
+def coordinates(axis: Any, low: float, high: float, most: int = 8) -> None:
     """Round numbers along an axis that is linear."""
-    places = linear_ticks(low, high, 8)
+    places = linear_ticks(low, high, most)
     ticks(axis, places, [number(place, 6) for place in places])
 
 
