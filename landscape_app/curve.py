@@ -51,10 +51,10 @@ def curve_hover(renderer: GlyphRenderer, name: str) -> HoverTool:
             (name, "@t{custom}"),
         ],
         formatters={
-            "@raw": plotting.VALUE,
-            "@se": plotting.ERROR,
-            "@computed": plotting.ORIGIN,
-            "@t": plotting.COORDINATE,
+            "@raw": plotting.digits(4),
+            "@se": plotting.digits(2),
+            "@computed": plotting.origin(),
+            "@t": plotting.coordinate(),
         },
         visible=False,
     )

@@ -22,7 +22,9 @@ TOOLS = "pan,box_zoom,wheel_zoom,reset,save"
 LONGEST_LINE = 42
 
 
-def _digits(count: int) -> CustomJSHover:
+# Formatters are made anew for each hover: a Bokeh model belongs to one document, and each session has its own.
+def digits(count: int) -> CustomJSHover:
+    """Numbers to so many significant digits."""
     return CustomJSHover(
         code=f"""
         if (value == null || Number.isNaN(value)) return "unknown";
@@ -32,9 +34,16 @@ def _digits(count: int) -> CustomJSHover:
     )
 
 
-VALUE, ERROR = _digits(4), _digits(2)
-COORDINATE = CustomJSHover(code="return value.toFixed(3).replace('-', '−');")
-ORIGIN = CustomJSHover(code="return value > 0.5 ? 'evaluated' : 'interpolated';")
+def coordinate() -> CustomJSHover:
+    """Places along an axis."""
+    return CustomJSHover(code="return value.toFixed(3).replace('-', '−');")
+
+
+def origin() -> CustomJSHover:
+    """Whether a value was evaluated at its point."""
+    return CustomJSHover(code="return value > 0.5 ? 'evaluated' : 'interpolated';")
+
+
 FOLLOW = """
 if (here.tags.length && there.tags.length && (there.start !== here.start || there.end !== here.end))
   there.setv({start: here.start, end: here.end});

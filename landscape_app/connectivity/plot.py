@@ -95,7 +95,7 @@ class PathChart:
             HoverTool(
                 renderers=[dots],
                 tooltips=[("", "@stage"), ("t", "@x{custom}"), ("value", "@value{custom}@error")],
-                formatters={"@value": plotting.VALUE, "@x": plotting.COORDINATE},
+                formatters={"@value": plotting.digits(4), "@x": plotting.coordinate()},
                 visible=False,
             )
         )
@@ -187,7 +187,7 @@ class MatrixChart:
             HoverTool(
                 renderers=[cells],
                 tooltips=[("from", "@row"), ("to", "@column"), ("barrier", "@value{custom} @unit")],
-                formatters={"@value": plotting.VALUE},
+                formatters={"@value": plotting.digits(4)},
                 visible=False,
             )
         )

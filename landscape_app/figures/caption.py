@@ -45,7 +45,7 @@ def _of_surface(ds: xr.Dataset, _: str) -> Iterator[str]:
             yield "One picture is the mean over the seeds, the other their standard deviation."
         length = unit_length(ds)
         if length is not None:
-            yield f"One unit of an axis is a distance of {number(length, 4)} in weight space; the bar shows a distance."
+            yield f"One unit of an axis is a distance of {number(length, 4)} in weight space."
     elif "seed" in ds.dims:
         yield "The band is one standard deviation over the seeds; a thin line is one seed; circles are the checkpoints."
     else:

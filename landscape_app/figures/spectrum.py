@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BANDWIDTH = 0.01  # of the picture's width, as on the page
-HIGH, LOW = 0.1, 0.9  # of the height, where the heads of the stems stand: those of the largest at the bottom
+HIGH, LOW = 0.36, 0.05  # of the height, where the heads of the stems stand: the largest highest, as on the page
 MOST_NAMED = 12
 BACK = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "boxstyle": "round,pad=0.05"}
 
@@ -85,7 +85,7 @@ def _draw_stems(axes: Axes, part: Spectrum, named: bool) -> None:
     colour, upright = STEMS[part.matrix], axes.get_xaxis_transform()
     largest = int((part.ends == "largest").sum())
     order = np.argsort(-part.values)
-    for pair, top in zip(order, np.linspace(HIGH, LOW, max(2, len(order))) * 0.4, strict=False):
+    for pair, top in zip(order, np.linspace(HIGH, LOW, max(2, len(order))), strict=False):
         value, bound, settled = part.values[pair], part.bounds[pair], bool(part.converged[pair])
         style = "-" if settled else (0, (3, 2))
         axes.plot([value] * 2, [0, top], color=colour, linewidth=0.9, linestyle=style, transform=upright, zorder=3)

@@ -118,7 +118,11 @@ class _Panel:
                     ("residual", "@residual{custom}"),
                     ("", "@said"),
                 ],
-                formatters={"@value": plotting.VALUE, "@bound": plotting.ERROR, "@residual": plotting.ERROR},
+                formatters={
+                    "@value": plotting.digits(4),
+                    "@bound": plotting.digits(2),
+                    "@residual": plotting.digits(2),
+                },
                 visible=False,
             )
         )

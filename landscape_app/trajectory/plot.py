@@ -96,7 +96,7 @@ class _Chart:
             HoverTool(
                 renderers=[dots],
                 tooltips=[("", "@checkpoint"), ("@name", "@value{custom}@error"), ("", "@said")],
-                formatters={"@value": plotting.VALUE},
+                formatters={"@value": plotting.digits(4)},
                 visible=False,
             )
         )
