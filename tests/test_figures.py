@@ -368,6 +368,16 @@ def test_a_result_without_a_figure(project):
         figure(ds)
 
 
+def test_what_is_known_of_an_unfinished_result_is_drawn(project):
+    values = np.full((5, 4), np.nan)
+    values[::2, ::3] = 2.0
+    assert mesh(figure(plane_result(values=values, status="running")).axes[0]).get_array().count() == 6
+    (name,) = project.problems
+    first = next(ConnectivityRequest(name, NAMES).steps(project))
+    assert figure(first, pair=NAMES[:2]).axes
+    assert mesh(figure(first).axes[0]).get_array().mask.all()
+
+
 def test_a_surface_without_a_finite_value():
     with pytest.raises(LandscapeError, match="no finite Loss"):
         figure(plane_result(values=np.full((5, 4), np.nan)))
@@ -386,6 +396,16 @@ def test_the_command_draws_what_the_file_holds(results, tmp_path, capsys):
     assert "t, the way from second (0) to first (1)" in out.read_text()
     assert cli.main(["figure", str(source), "--out", str(tmp_path / "m.jpg")]) == 2
     assert "ends in .pdf, .svg, .png" in capsys.readouterr().err
+
+
+def test_the_settings_of_matplotlib_stay_as_they_were(tmp_path):
+    import matplotlib
+
+    matplotlib.rcParams["lines.linewidth"] = 7
+    before = dict(matplotlib.rcParams)
+    save_figure(plane_result(), tmp_path / "f.pdf")
+    assert dict(matplotlib.rcParams) == before
+    matplotlib.rcParams["lines.linewidth"] = matplotlib.rcParamsDefault["lines.linewidth"]
 
 
 def test_figures_need_neither_panel_nor_pyplot():

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 BANDWIDTH = 0.01  # of the picture's width, as on the page
 HIGH, LOW = 0.36, 0.05  # of the height, where the heads of the stems stand: the largest highest, as on the page
+ALONE = 0.8  # of the height, where there is no density
 MOST_NAMED = 12
 BACK = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "boxstyle": "round,pad=0.05"}
 
@@ -77,15 +78,15 @@ def _draw(
             axes.fill_between(at, floor, values, color=COLOURS[part.matrix], alpha=0.2, linewidth=0)
             label = MATRICES[part.matrix][:1].upper() + MATRICES[part.matrix][1:]
             axes.plot(at, values, color=COLOURS[part.matrix], linewidth=1, label=label)
-        _draw_stems(axes, part, named=len(shown) == 1 and not name)
+        _draw_stems(axes, part, HIGH if at.size else ALONE, named=len(shown) == 1 and not name)
 
 
-def _draw_stems(axes: Axes, part: Spectrum, named: bool) -> None:
+def _draw_stems(axes: Axes, part: Spectrum, high: float, named: bool) -> None:
     """Heads at different heights, so that the bars of neighbours are told apart; open where not converged."""
     colour, upright = STEMS[part.matrix], axes.get_xaxis_transform()
     largest = int((part.ends == "largest").sum())
     order = np.argsort(-part.values)
-    for pair, top in zip(order, np.linspace(HIGH, LOW, max(2, len(order))), strict=False):
+    for pair, top in zip(order, np.linspace(high, LOW, max(2, len(order))), strict=False):
         value, bound, settled = part.values[pair], part.bounds[pair], bool(part.converged[pair])
         style = "-" if settled else (0, (3, 2))
         axes.plot([value] * 2, [0, top], color=colour, linewidth=0.9, linestyle=style, transform=upright, zorder=3)

@@ -40,13 +40,13 @@ def style() -> Iterator[None]:
 
     installed = set(fontManager.get_font_names())
     family = [*[name for name in FONTS if name in installed][:1], COMPLETE]
-    with _one_at_a_time, matplotlib.rc_context({**matplotlib.rcParamsDefault, **_settings(family)}):
+    plain = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}  # not set back
+    with _one_at_a_time, matplotlib.rc_context({**plain, **_settings(family)}):
         yield
 
 
 def _settings(family: list[str]) -> dict[str, Any]:
     return {
-        "backend": "agg",
         "font.family": family,
         "font.size": 8,
         "text.parse_math": False,
