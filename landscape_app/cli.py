@@ -1,4 +1,4 @@
-"""The ``landscape`` command: compute a surface, curvature or connectivity, look into a file, start the dashboard."""
+"""The ``landscape`` command: compute results, draw them, look into a file, start the dashboard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from analysis.curvature.sharpness import GEOMETRIES
 from analysis.directions import KINDS as KINDS_THAT_MOVE
 from analysis.directions import NORMALISATIONS
 from analysis.subspace import BASES, CENTRES, UNITS
-from landscape_app import connecting, projects
+from landscape_app import connecting, projects, publishing
 from landscape_app.about import describe
 from landscape_app.command import INTERRUPTED, check_out, computed, opened, under_policy
 from landscape_app.request import SLICES, Request
@@ -141,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     sharp.add_argument("--seed", type=int, default=0, metavar="S", help="of the random vectors (default 0)")
 
     connecting.add(commands)
+    publishing.add(commands)
 
     serve = commands.add_parser("serve", help="start the dashboard, with the shipped samples or your project")
     serve.add_argument("project", nargs="?", type=Path, metavar="PROJECT", help="a project file")

@@ -9,9 +9,9 @@ from bokeh.models import ColumnDataSource, FixedTicker, GlyphRenderer, HoverTool
 from bokeh.plotting import figure
 
 from landscape_app import picture, plotting
+from landscape_app.colours import CURVE as LINE
 from landscape_app.scales import Scale
 
-LINE = "#1f86c9"
 MARGIN = 0.06
 HEIGHT = 460
 RADIUS = "#e69f00"
@@ -51,10 +51,10 @@ def curve_hover(renderer: GlyphRenderer, name: str) -> HoverTool:
             (name, "@t{custom}"),
         ],
         formatters={
-            "@raw": plotting.VALUE,
-            "@se": plotting.ERROR,
-            "@computed": plotting.ORIGIN,
-            "@t": plotting.COORDINATE,
+            "@raw": plotting.digits(4),
+            "@se": plotting.digits(2),
+            "@computed": plotting.origin(),
+            "@t": plotting.coordinate(),
         },
         visible=False,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -12,18 +11,20 @@ import xarray as xr
 from bokeh.models import ColumnDataSource, CustomJS, CustomJSHover, HoverTool, Range1d, WheelZoomTool
 from bokeh.plotting import figure
 
+from landscape_app.colours import ACCENT as ACCENT
+from landscape_app.colours import INK as INK
 from landscape_app.picture import Metric
-from landscape_app.text import number
+from landscape_app.text import number, wrap
 from landscape_app.words import off_slice
 
 NOTHING_YET = "rgba(127, 134, 145, 0.22)"
-ACCENT = "#d55e00"
-INK = "#1b1f24"
 TOOLS = "pan,box_zoom,wheel_zoom,reset,save"
 LONGEST_LINE = 42
 
 
-def _digits(count: int) -> CustomJSHover:
+# Formatters are made anew for each hover: a Bokeh model belongs to one document, and each session has its own.
+def digits(count: int) -> CustomJSHover:
+    """Numbers to so many significant digits."""
     return CustomJSHover(
         code=f"""
         if (value == null || Number.isNaN(value)) return "unknown";
@@ -33,9 +34,16 @@ def _digits(count: int) -> CustomJSHover:
     )
 
 
-VALUE, ERROR = _digits(4), _digits(2)
-COORDINATE = CustomJSHover(code="return value.toFixed(3).replace('-', '−');")
-ORIGIN = CustomJSHover(code="return value > 0.5 ? 'evaluated' : 'interpolated';")
+def coordinate() -> CustomJSHover:
+    """Places along an axis."""
+    return CustomJSHover(code="return value.toFixed(3).replace('-', '−');")
+
+
+def origin() -> CustomJSHover:
+    """Whether a value was evaluated at its point."""
+    return CustomJSHover(code="return value > 0.5 ? 'evaluated' : 'interpolated';")
+
+
 FOLLOW = """
 if (here.tags.length && there.tags.length && (there.start !== here.start || there.end !== here.end))
   there.setv({start: here.start, end: here.end});
@@ -76,12 +84,7 @@ def new_figure(name: str, **options: Any) -> figure:
 
 def wrapped(label: str) -> str:
     """An axis title on as many lines as a narrow plot needs, its units on lines of their own."""
-    if len(label) <= LONGEST_LINE:
-        return label
-    name, bracket, units = label.partition(" [")
-    parts = (name, bracket.lstrip() + units)
-    lines = (textwrap.wrap(part, LONGEST_LINE, break_long_words=False, break_on_hyphens=False) for part in parts)
-    return "\n".join(line for part in lines for line in part)
+    return "\n".join(wrap(label, LONGEST_LINE, whole_words=True))
 
 
 def fit(bounds: Range1d, low: float, high: float) -> None:

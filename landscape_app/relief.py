@@ -12,7 +12,8 @@ import xarray as xr
 from panel.custom import JSComponent
 
 from landscape_app import picture, plotting
-from landscape_app.heatmap import COLOURS, contour_ink, contours
+from landscape_app.contours import contour_ink, contours
+from landscape_app.heatmap import COLOURS
 from landscape_app.look import STYLE
 from landscape_app.scales import Scale
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import textwrap
 import traceback
 
 from analysis import LandscapeError
@@ -61,6 +62,16 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def wrap(label: str, longest: int, whole_words: bool) -> list[str]:
+    """An axis title on lines of at most `longest` letters; if it needs several, its units begin one of their own."""
+    if len(label) <= longest:
+        return [label]
+    name, bracket, units = label.partition(" [")
+    parts = (name, bracket.lstrip() + units)
+    lines = (textwrap.wrap(part, longest, break_long_words=not whole_words, break_on_hyphens=False) for part in parts)
+    return [line for part in lines for line in part]
 
 
 def explain(error: BaseException) -> tuple[str, str]:

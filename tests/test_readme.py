@@ -80,6 +80,16 @@ def test_an_app_file_of_ones_own(folder):
     assert pn.state.curdoc is None
 
 
+def test_a_figure(folder):
+    from conftest import plane_result
+
+    from analysis import save
+
+    save(plane_result(), "surface.nc")
+    exec(BLOCKS[5], {})
+    assert {file.suffix for file in folder.glob("surface.*")} == {".nc", ".pdf", ".txt", ".csv"}
+
+
 def test_the_commands_are_the_ones_that_exist():
     text = subprocess.run(
         [sys.executable, "-m", "landscape_app.cli", "--help"], capture_output=True, text=True, check=True

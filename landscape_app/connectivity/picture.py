@@ -10,7 +10,15 @@ import numpy as np
 import xarray as xr
 
 from analysis import provenance
+from landscape_app.connectivity.request import AFTER, BEFORE, NONE
 from landscape_app.picture import metric_label
+
+COLOURS = {BEFORE: "#d98200", AFTER: "#1f86c9"}
+DASHES = {BEFORE: "dashed", AFTER: "solid"}
+SAYS = {BEFORE: "As they are", AFTER: "Matched"}
+CHORD = "#7f8691"
+BRIGHT = 0.6  # of the palette: dark text from here on
+LONGEST = 18
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,30 @@ class Path:
         return float(np.interp(self.at, self.t, self.values))
 
 
+def as_paths(ds: xr.Dataset) -> xr.Dataset:
+    """A result of `barrier` or `barrier_matrix` as one of the page: paths of pairs, as they are."""
+    if "stage" in ds.dims:
+        return ds
+    several = "row" in ds.dims
+    found = [str(name) for name in (ds["row_name"] if several else ds["marker_name"]).values]
+    first, second = np.triu_indices(len(found), 1)
+    variables: dict[str, Any] = {"t": (("stage", "pair", "place"), np.full((1, len(first), 0), np.nan))}
+    if not several:
+        variables["t"] = ("stage", "pair", "place"), ds["t"].values[None, None]
+    for metric in metrics(ds).values():
+        about = {"long_name": metric, "units": "", **ds[f"marker_{metric}"].attrs}
+        along = {name: np.full(variables["t"][1].shape, np.nan) for name in (metric, f"{metric}_se")}
+        if not several:
+            along = {name: ds[name].values[None, None] for name in along}
+        variables |= {name: (("stage", "pair", "place"), values, about) for name, values in along.items()}
+        variables[f"marker_{metric}"] = "checkpoint", ds[f"marker_{metric}"].values, about
+        for name in (f"{metric}_barrier", f"{metric}_barrier_at"):
+            values = ds[name].values[first, second] if several else ds[name].values[None]
+            variables[name] = ("stage", "pair"), values[None], ds[name].attrs
+    coords = {"stage": [BEFORE], "name": ("checkpoint", found), "first": ("pair", first), "second": ("pair", second)}
+    return xr.Dataset(variables, coords, {**ds.attrs, "matching": NONE})
+
+
 def names(ds: xr.Dataset) -> list[str]:
     return [str(name) for name in ds["name"].values]
 
@@ -44,8 +76,9 @@ def stages(ds: xr.Dataset) -> list[str]:
 
 def metrics(ds: xr.Dataset) -> dict[str, str]:
     """The metrics that have a barrier: label to name."""
-    found = [str(name).removesuffix("_barrier") for name in ds.data_vars if str(name).endswith("_barrier")]
-    return {metric_label(name, ds[name].attrs["long_name"]): name for name in found}
+    held = [str(name) for name in ds.data_vars if str(name).endswith("_barrier") and "class" not in ds[name].dims]
+    found = [name.removesuffix("_barrier") for name in held]
+    return {metric_label(name, ds[f"marker_{name}"].attrs["long_name"]): name for name in found}
 
 
 def units(ds: xr.Dataset, metric: str) -> str:
@@ -99,3 +132,8 @@ def matrix(ds: xr.Dataset, stage: int, metric: str) -> np.ndarray:
 def symmetries(ds: xr.Dataset) -> dict[str, Any] | None:
     """The report on the symmetries, None where they were not looked for yet."""
     return json.loads(ds.attrs["symmetries"])
+
+
+def shortened(name: str) -> str:
+    """A name that fits beside an axis: its beginning and its end."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 + 1 :]}"

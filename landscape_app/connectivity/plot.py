@@ -14,21 +14,15 @@ from bokeh.models import FixedTicker, HoverTool, Legend, LegendItem, LinearColor
 
 from landscape_app import look, plotting
 from landscape_app.connectivity import picture
-from landscape_app.connectivity.picture import Path
+from landscape_app.connectivity.picture import BRIGHT, CHORD, COLOURS, DASHES, SAYS, Path, shortened
 from landscape_app.connectivity.request import AFTER, BEFORE
 from landscape_app.curve import MARGIN
 from landscape_app.picture import metric_label
 from landscape_app.scales import Scale
 from landscape_app.text import number
 
-COLOURS = {BEFORE: "#d98200", AFTER: "#1f86c9"}
-DASHES = {BEFORE: "dashed", AFTER: "solid"}
-SAYS = {BEFORE: "As they are", AFTER: "Matched"}
-CHORD = "#7f8691"
 TALL, SQUARE = 380, 300
 PALETTE = bokeh.palettes.Viridis256
-BRIGHT = 0.6  # of the palette: dark text from here on
-LONGEST = 18
 LINES = ("xs", "ys", "colour", "alpha", "dash", "width")
 POINTS = ("x", "y", "colour", "value", "error", "stage")
 CELLS = ("x", "y", "value", "shown", "ink", "row", "column", "unit")
@@ -101,7 +95,7 @@ class PathChart:
             HoverTool(
                 renderers=[dots],
                 tooltips=[("", "@stage"), ("t", "@x{custom}"), ("value", "@value{custom}@error")],
-                formatters={"@value": plotting.VALUE, "@x": plotting.COORDINATE},
+                formatters={"@value": plotting.digits(4), "@x": plotting.coordinate()},
                 visible=False,
             )
         )
@@ -193,7 +187,7 @@ class MatrixChart:
             HoverTool(
                 renderers=[cells],
                 tooltips=[("from", "@row"), ("to", "@column"), ("barrier", "@value{custom} @unit")],
-                formatters={"@value": plotting.VALUE},
+                formatters={"@value": plotting.digits(4)},
                 visible=False,
             )
         )
@@ -266,8 +260,3 @@ def _points(stage: str, path: Path) -> Iterator[dict[str, Any]]:
 
 def _columns(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> dict[str, list]:
     return {column: [row[column] for row in rows] for column in columns}
-
-
-def shortened(name: str) -> str:
-    """A name that fits beside an axis: its beginning and its end."""
-    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 + 1 :]}"

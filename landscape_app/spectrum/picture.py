@@ -9,12 +9,17 @@ import xarray as xr
 
 from analysis import provenance
 from analysis.curvature.density import quadrature, smoothed
+from landscape_app.colours import ACCENT
 from landscape_app.spectrum.request import MATRICES
 
 DIMS = {"eigenvalue": ("pair",), "deflated": ("ritz",), "node": ("probe", "step")}
 MARGIN = 0.05
 LEAST_POINTS, MOST_POINTS = 401, 4001
 TALLEST = 0.999
+COLOURS = {"hessian": "#1f86c9", "ggn": "#d98200", "fisher": "#009e73"}
+STEMS = {"hessian": ACCENT, "ggn": "#8a5a00", "fisher": "#00694d"}
+UNITS = "loss / weight²"
+DENSITY = "Density [share of eigenvalues / unit]"
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,10 @@ from landscape_app import look, plotting
 from landscape_app.curve import MARGIN
 from landscape_app.scales import Scale
 from landscape_app.spectrum import picture
-from landscape_app.spectrum.picture import Spectrum
+from landscape_app.spectrum.picture import COLOURS, DENSITY, STEMS, UNITS, Spectrum
 from landscape_app.spectrum.request import MATRICES
 from landscape_app.spectrum.state import symbol
 
-COLOURS = {"hessian": "#1f86c9", "ggn": "#d98200", "fisher": "#009e73"}
-STEMS = {"hessian": plotting.ACCENT, "ggn": "#8a5a00", "fisher": "#00694d"}
 HEIGHT, SMALL = 420, 220
 LOW, HIGH = 0.07, 0.34  # of the height, where the heads of the stems stand
 NEAR = 0.02  # of the width, how close a tap must come
@@ -26,8 +24,6 @@ STEM_COLUMNS = (
     *("x", "top", "low", "high", "bottom", "fill", "line", "dash", "size", "name", "value", "bound"),
     *("residual", "said", "part", "pair"),
 )
-UNITS = "loss / weight²"
-DENSITY = "Density [share of eigenvalues / unit]"
 
 
 class SpectrumPlot:
@@ -122,7 +118,11 @@ class _Panel:
                     ("residual", "@residual{custom}"),
                     ("", "@said"),
                 ],
-                formatters={"@value": plotting.VALUE, "@bound": plotting.ERROR, "@residual": plotting.ERROR},
+                formatters={
+                    "@value": plotting.digits(4),
+                    "@bound": plotting.digits(2),
+                    "@residual": plotting.digits(2),
+                },
                 visible=False,
             )
         )

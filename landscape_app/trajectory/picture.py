@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import xarray as xr
 
-from landscape_app.scales import linear_ticks, log_ticks
+from landscape_app.scales import Scale, linear_ticks, log_ticks
 from landscape_app.text import eigenvalue, number
 
 LARGEST, SMALLEST, TRACE, TURNED, LIMIT = "#1f86c9", "#d98200", "#1f86c9", "#cc79a7", "#009e73"
@@ -106,6 +106,16 @@ def charts(ds: xr.Dataset, log: bool) -> dict[str, Chart]:
         ),
         "loss": Chart("Loss", f"Loss [{loss['units']}]", _one(ds, "loss", LARGEST, "Loss")),
     }
+
+
+def scale(chart: Chart, log: bool) -> Scale:
+    """The scale that spans a chart's curves and their bars."""
+    if chart.bounds is not None:
+        return Scale.of(np.array(chart.bounds), log=False)
+    values = [np.empty(0), *(curve.values for curve in chart.curves)]
+    for sign in (1,) if log else (1, -1):  # a bar down to 0 has no end on a logarithmic scale
+        values += [curve.values + sign * curve.errors for curve in chart.curves if curve.errors is not None]
+    return Scale.of(np.concatenate(values), log)
 
 
 def _eigenvalues(ds: xr.Dataset, log: bool) -> list[Curve]:

@@ -96,7 +96,7 @@ class _Chart:
             HoverTool(
                 renderers=[dots],
                 tooltips=[("", "@checkpoint"), ("@name", "@value{custom}@error"), ("", "@said")],
-                formatters={"@value": plotting.VALUE},
+                formatters={"@value": plotting.digits(4)},
                 visible=False,
             )
         )
@@ -105,7 +105,7 @@ class _Chart:
         self.box = look.column()  # the figure comes in once it is drawn: until then it has no layout to change
 
     def draw(self, chart: Chart, places: Places, ds: xr.Dataset, log: bool, here: list[float]) -> None:
-        plot, scale = self.figure, _scale(chart, log)
+        plot, scale = self.figure, picture.scale(chart, log)
         margin = MARGIN * (scale.high - scale.low)
         plotting.fit(self.y_range, scale.low - margin, scale.high + margin)
         plot.title.text = chart.title
@@ -125,15 +125,6 @@ class _Chart:
         if named != [(item.label.value, item.index) for item in self.legend.items]:
             line = self.figure.renderers[1]
             self.legend.items = [LegendItem(label=label, renderers=[line], index=i) for label, i in named]
-
-
-def _scale(chart: Chart, log: bool) -> Scale:
-    if chart.bounds is not None:
-        return Scale.of(np.array(chart.bounds), log=False)
-    values = [np.empty(0), *(curve.values for curve in chart.curves)]
-    for sign in (1,) if log else (1, -1):  # a bar down to 0 has no end on a logarithmic scale
-        values += [curve.values + sign * curve.errors for curve in chart.curves if curve.errors is not None]
-    return Scale.of(np.concatenate(values), log)
 
 
 def lines(curves: list[Curve], places: Places, scale: Scale) -> dict[str, list]:

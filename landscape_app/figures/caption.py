@@ -1,0 +1,166 @@
+"""What must stand under a figure: what it shows, and all that is needed to compute it again. Plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from analysis import provenance
+from landscape_app import picture
+from landscape_app.connectivity.request import MATCHINGS, NONE
+from landscape_app.connectivity.words import COUNTED
+from landscape_app.figures.plane import unit_length
+from landscape_app.seeds import listed
+from landscape_app.spectrum import words as spectrum_words
+from landscape_app.spectrum.picture import spectra
+from landscape_app.text import number, percent
+from landscape_app.trajectory import picture as trajectory
+from landscape_app.words import BATCHNORM, explained
+
+HASH = 12  # letters of a digest: enough to tell it from all others
+MOST_NAMED = 6
+CHARTS = {
+    "eigenvalues": "eigenvalues with error bars, and 2 / learning rate where it is known",
+    "stability": "learning rate times the largest eigenvalue, and times the trace, as shares of their limit of 2",
+    "trace": "trace with its standard error",
+    "vectors": "share of the gradient in the top eigenvectors, and overlap of these with those before",
+    "loss": "loss",
+}
+
+
+def described(ds: xr.Dataset, kind: str, width: str) -> str:
+    """The caption of a figure of that kind and width."""
+    title = ds.attrs["title"]
+    said = [f"{title[:1].upper()}{title[1:]}.", *SHOWN[kind](ds, width), *_computed(ds)]
+    return " ".join(said)
+
+
+def _of_surface(ds: xr.Dataset, _: str) -> Iterator[str]:
+    if picture.dims(ds) == 2:
+        yield "Contours lie at the ticks of the colour bar; circles are the checkpoints."
+        if "seed" in ds.dims:
+            yield "One picture is the mean over the seeds, the other their standard deviation."
+        length = unit_length(ds)
+        if length is not None:
+            yield f"One unit of an axis is a distance of {number(length, 4)} in weight space."
+    elif "seed" in ds.dims:
+        yield "The band is one standard deviation over the seeds; a thin line is one seed; circles are the checkpoints."
+    else:
+        yield "The band is one standard error of the mean over the samples; circles are the checkpoints."
+    yield explained(ds)
+
+
+def _of_spectrum(ds: xr.Dataset, _: str) -> Iterator[str]:
+    yield "Stems are eigenvalues with error bars, their heights only tell them apart; open heads did not converge."
+    parts = spectra(ds)
+    if any(part.density_known for part in parts):
+        yield "Curves are the density of all eigenvalues (stochastic Lanczos quadrature), smoothed by 1 % of the width."
+    for part in parts:
+        yield spectrum_words.findings(part)
+
+
+def _of_trajectory(ds: xr.Dataset, width: str) -> Iterator[str]:
+    charts = [name for name, chart in trajectory.charts(ds, log=True).items() if chart.curves]
+    listed_ = (f"({letter}) {CHARTS[name]}" for letter, name in zip("abcdefg", charts, strict=False))
+    yield f"{'; '.join(listed_)}." if len(charts) > 1 and width == "double" else f"Shown are {CHARTS['eigenvalues']}."
+
+
+def _of_barriers(ds: xr.Dataset, _: str) -> Iterator[str]:
+    yield COUNTED[ds.attrs["convention"]]
+    if ds.attrs.get("matching", NONE) != NONE:
+        yield f"“Matched” are networks whose hidden units are {MATCHINGS[ds.attrs['matching']]}."
+
+
+def _of_path(ds: xr.Dataset, width: str) -> Iterator[str]:
+    yield "Bands are one standard error of the mean over the samples; dotted is the chord."
+    yield from _of_barriers(ds, width)
+
+
+SHOWN = {
+    "surface": _of_surface,
+    "spectrum": _of_spectrum,
+    "trajectory": _of_trajectory,
+    "path": _of_path,
+    "matrix": _of_barriers,
+}
+
+
+def _computed(ds: xr.Dataset) -> Iterator[str]:
+    """Sentences that say how it was computed; what the record does not hold is left out."""
+    facts = provenance(ds)
+    yield _model(facts)
+    yield _data(facts)
+    yield _checkpoints(facts, [str(name) for name in ds["name"].values] if "name" in ds.coords else [])
+    yield _directions(facts)
+    policy = facts.get("batchnorm")
+    if policy is not None:
+        yield f"BatchNorm statistics: {BATCHNORM.get(policy, 'the model has none' if policy == 'none' else policy)}."
+    yield _effort(ds)
+    if "dtype" in facts:
+        yield f"Arithmetic: {facts['dtype']} on {facts.get('device', 'cpu')}."
+    versions = ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items())
+    if versions:
+        yield f"Computed{' on ' + facts['created'][:10] if 'created' in facts else ''} with {versions}."
+
+
+def _model(facts: dict[str, Any]) -> str:
+    size = f", {facts['parameters']:,} parameters" if "parameters" in facts else ""
+    code = f", code sha256 {facts['code'][:HASH]}" if "code" in facts else ""
+    return f"Problem “{facts['problem']}”: {facts.get('model', 'model')}{size}{code}."
+
+
+def _data(facts: dict[str, Any]) -> str:
+    data = facts["data"]
+    counted = facts.get("samples_counted", data["samples"])
+    of = f"{counted:,} of {data['samples']:,}" if counted != data["samples"] else f"{counted:,}"
+    loss = f" of the {facts['loss']}" if "loss" in facts else ""
+    more = [
+        f"{name}: {part['samples']:,}, sha256 {part['sha256'][:HASH]}" for name, part in facts.get("also", {}).items()
+    ]
+    also = f" (also {'; '.join(more)})" if more else ""
+    return f"Means{loss} over {of} samples, data sha256 {data['sha256'][:HASH]}{also}."
+
+
+def _checkpoints(facts: dict[str, Any], names: list[str]) -> str:
+    found = facts.get("checkpoints") or ([facts["checkpoint"]] if "checkpoint" in facts else [])
+    names = names if len(names) == len(found) else [one["name"] for one in found]
+    said = [f"{name} (sha256 {one['sha256'][:HASH]})" for name, one in zip(names, found, strict=True)]
+    if not said:
+        return ""
+    if len(said) > MOST_NAMED:
+        return f"{len(said)} checkpoints, from {said[0]} to {said[-1]}."
+    return f"Checkpoint{'' if len(said) == 1 else 's'}: {', '.join(said)}."
+
+
+def _directions(facts: dict[str, Any]) -> str:
+    said = []
+    if facts.get("kind"):
+        said.append(f"{facts.get('subspace', 'slice').lower()} of kind “{facts['kind']}”")
+    if facts.get("normalisation"):
+        said.append(f"normalised by {facts['normalisation']}")
+    seed = facts.get("seed")
+    if seed is not None:
+        said.append(f"seeds {listed(seed)}" if isinstance(seed, list) else f"seed {seed}")
+    text = "; ".join(said)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _effort(ds: xr.Dataset) -> str:
+    attrs = ds.attrs
+    said = [f"{int(attrs[name]):,} {words}" for name, words in EFFORT.items() if name in attrs]
+    error = attrs.get("interpolation_error", np.nan)
+    if np.isfinite(error) and attrs["status"] != "dense":
+        said.append(f"interpolation error {percent(error)} of the range")
+    elif attrs["status"] == "dense":
+        said.append("each point evaluated")
+    if attrs["status"] == "running":
+        said.append(f"unfinished ({percent(attrs['progress'])})")
+    elif attrs["status"] == "unconverged":
+        said.append("not converged")
+    return f"{'; '.join(said)}."
+
+
+EFFORT = {"evaluations": "evaluations", "products": "products of the matrix with a vector"}
