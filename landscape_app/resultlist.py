@@ -8,6 +8,7 @@ from landscape_app import look, words
 from landscape_app.connectivity import words as connectivity_words
 from landscape_app.controls import field
 from landscape_app.entries import Entry
+from landscape_app.exports import Exports
 from landscape_app.findings import download, file_name
 from landscape_app.spectrum import words as spectrum_words
 from landscape_app.state import State
@@ -87,12 +88,13 @@ class _Row:
         self.compare = _button("Compare", self._compare)
         self.remove = _button("Remove", self._remove)
         self.download = download(lambda: self.entry.result, "Download", "ls-small", margin=0)
-        self.view = look.column(
-            self.said, look.bar(self.open, self.compare, self.download, self.remove), kind="ls-entry"
-        )
+        self.exports = Exports(state, entry)
+        self.export = _button("Export", lambda _: self.exports.turn())
+        buttons = look.bar(self.open, self.compare, self.download, self.export, self.remove)
+        self.view = look.column(self.said, buttons, self.exports.view, kind="ls-entry")
 
     def show(self, entry: Entry) -> None:
-        state, self.entry = self.state, entry
+        state, self.entry, self.exports.entry = self.state, entry, entry
         surface = entry.kind == state.kind
         here = entry.kind == state.page and entry.number == state.tasks[entry.kind].shown
         there = surface and state.compare and entry.number == state.other
