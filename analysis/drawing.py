@@ -9,7 +9,7 @@ import xarray as xr
 
 from .evaluate import Rows, store
 from .grids import SampleGrid, like
-from .interpolation import LINEAR, Method, candidates
+from .interpolation import CUBIC, LINEAR, Method, candidates
 from .measures import Measure
 from .problem import Problem
 from .replica import as_rows
@@ -36,6 +36,9 @@ class Drawing:
     def add(self, coordinates: np.ndarray, rows: Rows) -> None:
         """Remember evaluated points, coordinates [points, axes], and their metrics."""
         self._chunks.append((coordinates, rows))
+        for name, (means, _) in rows.items():
+            if name in self.methods and self.methods[name].log and (means <= 0).any():
+                self.methods[name] = CUBIC  # there is no logarithm any more
 
     def add_marker(self, number: int, values: dict[str, tuple[Any, Any]]) -> None:
         """Remember the metrics, name to (mean, standard error), of a checkpoint itself."""

@@ -77,11 +77,15 @@ class Evaluator:
 
     def at_checkpoint(self, index: int) -> dict[str, tuple[Any, Any]]:
         """The metrics of a marker itself: its true weights and its own buffers."""
-        self._replica.load(self.subspace.markers[index])
-        self._layers.coordinates = None
-        totals = self._fitting(lambda: self._replica.totals(self._blocks))
+
+        def totals() -> list[Tensor]:  # a strategy that is tried anew leaves the origin behind
+            self._replica.load(self.subspace.markers[index])
+            self._layers.coordinates = None
+            return self._replica.totals(self._blocks)
+
+        found = self._fitting(totals)
         self._replica.load_buffers(self.subspace.origin)
-        return self._replica.report([totals])[0]
+        return self._replica.report([found])[0]
 
     def use(self, strategy: Strategy, blocks: Blocks | None = None) -> None:
         """Go on with a strategy, on some blocks of the data only if they are given."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -260,6 +261,12 @@ class Problem:
             first = losses.measure_of("loss", self._own_module(loss), reduction, self.model)
             found = [first, *self._metrics(first, part, metrics, reduction)]
             measures += [_over(measure, split) for measure in found]
+        twice = [name for name, count in Counter(measure.name for measure in measures).items() if count > 1]
+        if twice:
+            raise ProblemError(
+                f"Two metrics would be called {', '.join(twice)}: those of a data set of `also` have its name behind "
+                "their own. Give each metric and data set a name of its own."
+            )
         return measures
 
     def _metrics(

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
+_GENERATORS = threading.RLock()
+
 
 @contextmanager
 def untouched_rng() -> Iterator[None]:
     """Restore the global generators of torch (CPU and CUDA), NumPy and Python on leaving.
 
-    Never hold this open across a yield of results.
+    One thread at a time: they are the process's, and another would draw from them or put them back meanwhile. Never
+    hold this open across a yield of results.
     """
-    state = rng_state()
-    try:
-        yield
-    finally:
-        set_rng_state(state)
+    with _GENERATORS:
+        state = rng_state()
+        try:
+            yield
+        finally:
+            set_rng_state(state)
 
 
 def rng_state() -> tuple:

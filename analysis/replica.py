@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import inspect
 import random
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from .problem import Problem
 
 ALIGNMENT = 64  # bytes; vectorised kernels see each parameter as its own allocation would be
-_SEEDING = threading.Lock()
 
 
 def tracked_norms(model: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
@@ -137,7 +135,7 @@ class Replica:
         if seed is None:
             yield
             return
-        with _SEEDING, untouched_rng():
+        with untouched_rng():
             if state is not None:
                 set_rng_state(state)
             else:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .attention import twice_differentiable_attention
 from .errors import LandscapeError
 from .losses import classes_last
 from .problem import Problem
@@ -137,7 +137,7 @@ class _Slopes(Replica):
     def _totals(self, blocks: dict[str, list[Any]]) -> list[Tensor]:
         self.settle()
         spans, gaps, classes = [], [], 0
-        with self.own_context(grad=True), sdpa_kernel(SDPBackend.MATH):  # the others have no second derivatives
+        with self.own_context(grad=True), twice_differentiable_attention():
             for batch in map(self.here, blocks[""]):
                 logits, target = classes_last(self.output(batch), batch, "softmax_radius")
                 counted, classes = target != self.problem.measures[0].ignored, logits.shape[-1]

@@ -130,6 +130,7 @@ class _Surface:
         level = SampleGrid(self.extent, self._coarsest())
         if dense or self._sure_size() >= self.picture.size:
             yield from self._fill(self.picture, ~self.picture.known, None)
+            self._refuse_nothing(self.picture)
             self.errors.update(dict.fromkeys(self.errors, 0.0))
             yield self._dataset(None, self.evaluator.evaluations, "dense")
             return
@@ -147,11 +148,7 @@ class _Surface:
             yield from self._fill(finer, ~finer.known, level)
             self._choose(level, finer)
             level = finer
-        if not np.isfinite(level.rows["loss"][0]).any():
-            raise LandscapeError(
-                f"The loss is NaN or infinite at each of the {level.size} points evaluated: there is nothing to draw. "
-                "Look at problem.measure(checkpoint), the checkpoint and the data."
-            )
+        self._refuse_nothing(level)
         self.suspect, new = np.zeros(level.shape), level.known
         surprises = [self.errors["loss"]]  # by how much each level differed most from what the one before predicted
         while True:
@@ -199,6 +196,13 @@ class _Surface:
     def _sure_size(self) -> int:
         """Nodes of the first level that may count as converged."""
         return int(np.prod([(n - 1) * 2**SURE_LEVEL + 1 for n in self._coarsest()]))
+
+    def _refuse_nothing(self, grid: SampleGrid) -> None:
+        if not np.isfinite(grid.rows["loss"][0]).any():
+            raise LandscapeError(
+                f"The loss is NaN or infinite at each of the {grid.size} points evaluated: there is nothing to draw. "
+                "Look at problem.measure(checkpoint), the checkpoint and the data."
+            )
 
     def _halved(self, level: SampleGrid) -> SampleGrid:
         return level.halved(self.extent, {m.name: self.drawing.method(m, level) for m in self.problem.measures})

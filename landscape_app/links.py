@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
@@ -14,20 +14,26 @@ from landscape_app.task import Task
 
 PAGE, DRAWN = "page", "drawn"
 YES = {"yes": True, "no": False}
+OF_RESULTS = ("metric", "across", "log_scale", "log_steps", "at_a", "at_b", "first", "second")  # as looks
+AUTOMATIC = ("log_scale", "log_steps")  # chosen by each result, until somebody chooses
 REPLACE = "history.replaceState(null, '', location.pathname + (cb_obj.value ? '?' + cb_obj.value : ''))"
+
+Tell = Callable[[str], Any]
 
 
 class Address:
     """Keeps the browser's address to what is chosen, without a step in its history.
 
-    view: goes into the page, where it is not seen. troubles: what the first query asked for and did not get, in words.
+    view: goes into the page, where it is not seen. tell: is called with what the first query asked for and did not
+    get, in words.
     """
 
-    def __init__(self, state: State, query: str):
-        self.state, self._fresh = state, State(state.project)
+    def __init__(self, state: State, query: str, tell: Tell):
+        self.state = state
+        self._untouched = written(state)
         self.view = pn.widgets.TextInput(visible=False)
         self.view.jscallback(value=REPLACE)
-        self.troubles = follow(state, query)
+        follow(state, query, tell)
         state.param.watch(self._say, PAGE)
         for task in state.tasks.values():
             task.param.watch(self._say, [*task.inputs, *task.look, "computed", "job"])
@@ -35,74 +41,78 @@ class Address:
 
     def _say(self, *_: object) -> None:
         with self.state.lock:
-            self.view.value = written(self.state, self._fresh)
+            said = written(self.state)
+            self.view.value = "" if said == self._untouched else said
 
 
-def written(state: State, fresh: State) -> str:
-    """The query that leads to the page that is looked at.
+def written(state: State) -> str:
+    """The query that leads to the page that is looked at: its choices, and whether their result is drawn.
 
-    It says what a session in which nobody chose anything, `fresh`, has otherwise, and whether that is drawn.
+    What has the value that it has whatever else is chosen, unless somebody chooses, is left out.
     """
-    task, other = state.tasks[state.page], fresh.tasks[state.page]
-    other.problem = task.problem
-    said: list[tuple[str, str]] = [] if state.page == State.page else [(PAGE, state.page)]
-    exact = True
+    task = state.tasks[state.page]
+    said, exact = [] if state.page == type(state).page else [(PAGE, state.page)], True
     for name in _used(task):
         value = getattr(task, name)
-        if name != "problem" and value == getattr(other, name):
+        automatic = name in AUTOMATIC and task.result is not None
+        if value == type(task).param[name].default and not automatic:
             continue
         texts = list(_texts(value))
-        exact &= bool(texts) or value == []
+        exact &= bool(texts)
         said += [(name, each) for each in texts]
-    if len(said) == 1 and said[0] == ("problem", next(iter(state.project.problems))):
-        said = []
-    if exact and task.answered:
-        said.append((DRAWN, "yes"))
-    return urlencode(said)
+    return urlencode([*said, (DRAWN, "yes")] if exact and task.answered else said)
 
 
-def follow(state: State, query: str) -> list[str]:
-    """Choose what a query says, each choice by itself; returns in words what is not on offer.
+def follow(state: State, query: str, tell: Tell) -> None:
+    """Choose what a query says, each choice by itself, and tell in words what is not on offer.
 
-    How a picture is drawn is chosen when it is there. With ``drawn=yes`` it is computed at once, if all else that
+    What depends on a result is chosen when it is there. With ``drawn=yes`` it is computed at once, if all else that
     is asked for is on offer.
     """
     asked = parse_qs(query.removeprefix("?"), keep_blank_values=True)
-    troubles = []
-    page = asked.pop(PAGE, [State.page])[-1]
-    if page in state.tasks:
-        state.page = page
-    else:
-        troubles.append(f"There is no page “{page}”: the pages are {', '.join(state.tasks)}.")
-    task, drawn = state.tasks[state.page], asked.pop(DRAWN, ["no"])[-1]
-    for name in task.inputs:
-        if name in asked:
-            troubles += _choose(task, name, asked.pop(name))
-    look = {name: asked.pop(name) for name in task.look if name in asked}
-    troubles += [f"The address has “{name}”, which the page {state.page} does not know." for name in asked]
-    if look:
-        _later(task, look)
+    page = asked.pop(PAGE, [state.page])[-1]
+    if page not in state.tasks:
+        tell(f"There is no page “{page}”: the pages are {', '.join(state.tasks)}.")
+        return
+    state.page = page
+    task, drawn = state.tasks[page], asked.pop(DRAWN, ["no"])[-1]
+    later = {name: asked.pop(name) for name in task.look if name in asked and name in OF_RESULTS}
+    known = [name for name in (*task.inputs, *task.look) if name in asked]
+    troubles = [trouble for name in known if (trouble := _choose(task, name, asked.pop(name)))]
+    troubles += [f"The address has “{name}”, which the page {page} does not know." for name in asked]
+    for trouble in troubles:
+        tell(trouble)
+    if later:
+        _choose_later(task, later, tell)
     if drawn == "yes" and not troubles and not any(task.trouble):
         pn.state.execute(lambda: setattr(task, "compute", True), schedule=True)
-    return troubles
 
 
-def _later(task: Task, look: dict[str, list[str]]) -> None:
-    """Choose how a result is drawn once there is one: what is on offer depends on it."""
+def _choose_later(task: Task, look: dict[str, list[str]], tell: Tell) -> None:
+    """Choose how the first result is drawn, if it is the one that was asked for."""
 
     def choose(event: Any) -> None:
-        if event.new is not None:
-            task.param.unwatch(watcher)
+        if event.new is None:
+            return
+        task.param.unwatch(watcher)
+        if task.computed is not None and task.computed == task.request():
             for name, texts in look.items():
-                _choose(task, name, texts)
+                if trouble := _choose(task, name, texts):
+                    tell(trouble)
 
     watcher = task.param.watch(choose, "result", precedence=1)
 
 
 def _used(task: Task) -> Iterator[str]:
+    """The choices that count: not those of an extent that is fitted, or of a checkpoint that the slice has not."""
+    places = ("first", "second", "third")
     for name in (*task.inputs, *task.look):
-        if not (name.startswith("extent_") and task.fit_extent):
-            yield name
+        if isinstance(task, State) and (
+            (name.startswith("extent_") and task.fit_extent)
+            or (name in places and name not in places[: len(task.roles)])
+        ):
+            continue
+        yield name
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -112,7 +122,7 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, (str, int)):
         yield str(value)
     elif isinstance(value, float):
-        yield f"{value:.6g}"
+        yield repr(float(value))
     elif isinstance(value, list):
         for each in value:
             yield from _texts(each)
@@ -122,28 +132,28 @@ def _texts(value: Any) -> Iterator[str]:
             yield ",".join(parts)
 
 
-def _choose(task: Task, name: str, texts: list[str]) -> list[str]:
+def _choose(task: Task, name: str, texts: list[str]) -> str:
+    """Set a parameter to what a query's texts mean; returns in words why that cannot be, or ''."""
     parameter = task.param[name]
     try:
         setattr(task, name, _value(parameter, texts))
-    except (ValueError, StopIteration):
+    except (ValueError, OverflowError, LookupError):
         reason = f"“{', '.join(texts)}” is not on offer for “{parameter.label}”"
         if isinstance(parameter, param.Selector) and 0 < len(parameter.objects) < 8:
             offered = [text for value in parameter.objects for text in _texts(value)]
             reason += f", which has {', '.join(offered)}"
-        return [f"{reason}."]
-    return []
+        return f"{reason}."
+    return ""
 
 
 def _value(parameter: param.Parameter, texts: list[str]) -> Any:
-    """What a query's texts mean for a parameter. Raises ValueError or StopIteration where they mean nothing."""
+    """What a query's texts mean for a parameter. Raises ValueError, OverflowError or LookupError for nonsense."""
     if isinstance(parameter, param.Selector):
-        meant = [next(v for v in parameter.objects if text in _texts(v)) for text in texts]
+        offered = {text: value for value in parameter.objects for text in [next(_texts(value), None)]}
+        meant = [offered[text] for text in texts]
         return meant if isinstance(parameter, param.ListSelector) else meant[-1]
     text = texts[-1]
     if isinstance(parameter, param.Boolean):
-        if text not in YES:
-            raise ValueError(text)
         return YES[text]
     if isinstance(parameter, param.Integer):
         return int(text)
@@ -152,4 +162,6 @@ def _value(parameter: param.Parameter, texts: list[str]) -> Any:
         return low, high
     if isinstance(parameter, param.Number):
         return float(text)
-    return text
+    if isinstance(parameter, param.String):
+        return text
+    raise LookupError(text)  # what only the pages themselves may set

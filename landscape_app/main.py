@@ -45,14 +45,18 @@ pn.Param.mapping[param.ListSelector] = pmui.MultiChoice  # a list takes Ctrl and
 pmui.FileInput.variant = "outlined"  # Compute stands out
 pmui.FileInput.uploaded_label = "Open another saved result"
 
+
+def tell(trouble: str) -> None:
+    """Say what went wrong with the address, once the page is there to say it on."""
+    pn.state.onload(partial(pn.state.notifications.warning, trouble, duration=0))
+
+
 path = project_path()
 try:
     explorer = Explorer(open_project(path))
     first_look = "drawn=yes" if path == SAMPLES else ""
-    address = Address(explorer.state, pn.state.location.search or first_look)
+    address = Address(explorer.state, pn.state.location.search or first_look, tell)
     page = pn.Column(explorer, address.view, margin=0, sizing_mode="stretch_width")
-    for trouble in address.troubles:
-        pn.state.onload(partial(pn.state.notifications.warning, trouble, duration=0))
 except BaseException as error:  # whatever the user's file did, the page says it
     reason, technical = explain(error)
     page = look.alone(look.trouble(reason, technical, f"{path.name} cannot be shown", RELOAD))

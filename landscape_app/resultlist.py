@@ -65,7 +65,7 @@ class ResultList:
 
         It is opened after this event: the widget takes no other file before its watchers have returned.
         """
-        if self.state.file:
+        if self.state.file and self.state.page == self.page:
             sent = (self.file[0].filename or "file", self.state.file)
             self.state.file = None
             pn.state.execute(lambda: self._pass_on(sent), schedule=True)

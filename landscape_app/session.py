@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -31,6 +32,7 @@ class Session:
 
     def __init__(self, state: State, runner: Runner = RUNNER):
         self.state, self.runner = state, runner
+        self.page = Page()
         self._made = 0  # entries
         self.runs = {kind: Run(self, task) for kind, task in state.tasks.items()}
         self.surface, self.spectrum, self.trajectory, self.connectivity = self.runs.values()
@@ -102,8 +104,29 @@ class Session:
 
     def _leave(self, _: Any) -> None:
         """The page is gone; a poll that is under way in another thread ends before its plots go too."""
+        with self.state.lock:
+            self.page.left = True
         for run in (*self.runs.values(), self.radius):
             run.leave()
+
+
+class Page:
+    """The page of a session, as far as another thread must know whether it is still there."""
+
+    def __init__(self) -> None:
+        self.left = False
+        self._document = pn.state.curdoc
+        self._served = self._document is not None and self._document.session_context is not None
+
+    @contextmanager
+    def drawn_on(self) -> Iterator[None]:
+        """What fails because the server takes the page's models apart meanwhile, fails quietly."""
+        try:
+            yield
+        except Exception:
+            context = self._document.session_context if self._served else None  # none once all is taken apart
+            if not (self.left or (self._served and (context is None or context.destroyed))):
+                raise
 
 
 class Run:
@@ -119,26 +142,13 @@ class Run:
         self._seen = 0
         self._followed = False  # whether the job's results are shown as they come
         self._timer: Any = None
-        self._left = False
-        self._document = pn.state.curdoc
-        self._served = self._document is not None and self._document.session_context is not None
         for asked, does in (("compute", self._start), ("cancel", self._cancel)):
             task.param.watch(partial(session.do, does), asked)
 
     def poll(self) -> None:
-        with self.lock:
-            if self.job is None or self._left:
-                return
-            try:
+        with self.lock, self.session.page.drawn_on():
+            if self.job is not None and not self.session.page.left:
                 self._bring_news()
-            except Exception:
-                if not self._page_is_gone():
-                    raise
-
-    def _page_is_gone(self) -> bool:
-        """Whether the server has taken the page's models apart, which it may do while a poll draws."""
-        context = self._document.session_context if self._served else None  # none once all is taken apart
-        return self._left or (self._served and (context is None or context.destroyed))
 
     def bring(self, entry: Entry) -> None:
         """Show an entry, and restore the choices that made it."""
@@ -161,8 +171,6 @@ class Run:
 
     def leave(self) -> None:
         self._stop_polling()
-        with self.lock:
-            self._left = True
         if self.job is not None:
             self.job.cancel()
 
@@ -184,6 +192,7 @@ class Run:
     def _start(self) -> None:
         """Show what was computed before; go on with what was stopped; compute what was not, or is shown already."""
         task = self.task
+        task.settle()
         if task.busy:
             return
         request, project = task.request(), self.session.state.project
@@ -224,8 +233,8 @@ class Radius:
         self.state.param.watch(partial(session.do, self._start), ["show_radius", "point", "shown", "job", "across"])
 
     def poll(self) -> None:
-        with self.state.lock:
-            now = self._job.snapshot() if self._job else None
+        with self.state.lock, self.session.page.drawn_on():
+            now = self._job.snapshot() if self._job and not self.session.page.left else None
             if now is None or not now.state.final:
                 return
             self._stop()

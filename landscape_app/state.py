@@ -78,13 +78,12 @@ class Radii:
 class State(Task):
     """What a session has chosen and computed. Views and jobs read it and write it; none knows another."""
 
-    problem = param.Selector(label="Model and data")
     slice = param.Selector(default="random-plane", objects={s.label: key for key, s in SLICES.items()}, label="Slice")
     first = param.Selector(label="Checkpoint")
     second = param.Selector(label="Second")
     third = param.Selector(label="Third")
     seed = param.Integer(default=0, bounds=(0, None), label="Seed of the directions")
-    seeds = param.Integer(default=1, bounds=(1, None), label="Number of seeds")
+    seeds = param.Integer(default=1, bounds=(1, 100), label="Number of seeds")
     normalisation = param.Selector(default="filter", objects=NORMALISATION, label="Normalisation")
     layers = param.ListSelector(default=[], objects=[], label="Layers that move (none: all)")
     include = param.ListSelector(default=["weight"], objects={"Weights": "weight"}, label="Parameters that move")
@@ -138,8 +137,6 @@ class State(Task):
     radii = param.Parameter(doc="The softmax radii that were computed last, a Radii, or None.")
 
     def __init__(self, project: Any, **params: Any):
-        self.project = project
-        self.lock = threading.RLock()  # a server may run the callbacks of one session in several threads
         self._log_scales = {("loss", False): True}
         self._parts: list[tuple[Any, Any, Any]] = []  # of results over seeds: (result, which part, the part)
         self._shown = 0  # before it changes
@@ -149,7 +146,8 @@ class State(Task):
         self._compared = (False, THE_SAME)  # compare and other, before they change
         self._subspace: tuple[object, ...] | None = None  # that `point` was chosen on
         names = list(project.problems)
-        super().__init__(**params)
+        lock = threading.RLock()  # a server may run the callbacks of one session in several threads
+        super().__init__(project, lock, **params)
         self.param.problem.objects = names
         self.problem = names[0]
         self.spectrum = Spectrum(project, self.lock)
@@ -201,9 +199,7 @@ class State(Task):
             **(directions(self.normalisation, self.include, self.layers, self.frozen) if kind.aimless else {}),
         )
 
-    @param.depends("problem", watch=True)
-    def _offer(self) -> None:
-        """Offer what the problem has; keep the choices that it has too."""
+    def offer(self) -> None:
         try:
             problem = self.project.problems[self.problem]
         except BaseException as error:  # it is made now, by code of the user's own

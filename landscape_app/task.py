@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import param
 
 from landscape_app.entries import Entry, numbered
 from landscape_app.jobs import JobState, Snapshot
+
+SETTLE_SECONDS = 30
 
 
 class Task(param.Parameterized):
@@ -20,7 +23,7 @@ class Task(param.Parameterized):
     inputs: tuple[str, ...] = ()
     look: tuple[str, ...] = ()
     kind = ""
-    problem: Any
+    problem = param.Selector(label="Model and data")
 
     compute = param.Event(label="Compute")
     cancel = param.Event(label="Cancel")
@@ -35,6 +38,29 @@ class Task(param.Parameterized):
     job = param.Parameter(doc="Snapshot of the current or last job, or None before the first.")
     stale = param.Boolean(default=False, doc="Whether the choices are not those that `result` was computed for.")
     foreign = param.Parameter(doc="What the choices cannot say of how `result` was made, as `lacks` has it, or None.")
+
+    def __init__(self, project: Any, lock: Any, **params: Any):
+        self.project, self.lock = project, lock
+        self._offered: Any = None  # the problem that the choices on offer are of
+        self._settled = threading.Condition(lock)
+        super().__init__(**params)
+
+    @param.depends("problem", watch=True)
+    def _offer_of_problem(self) -> None:
+        try:
+            self.offer()
+        finally:
+            with self._settled:
+                self._offered = self.problem
+                self._settled.notify_all()
+
+    def offer(self) -> None:
+        """Offer what the problem has; keep the choices that it has too."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Wait, with the lock, until the choices are of the problem: it may be made in another thread just now."""
+        self._settled.wait_for(lambda: self._offered == self.problem, SETTLE_SECONDS)
 
     @property
     def busy(self) -> bool:

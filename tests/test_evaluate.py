@@ -293,6 +293,25 @@ def test_out_of_memory_halves_the_blocks_and_the_values_stay(small_memory):
     assert provenance(last)["strategy"]["block"] == 16
 
 
+def test_a_checkpoint_keeps_its_value_where_memory_runs_out_on_it(monkeypatch):
+    problem = mlp_problem(dtype=torch.float64)
+    line = Line.through(problem.checkpoint(), problem.checkpoint(mlp(seed=1), name="other"))
+    evaluator = Evaluator(problem, line, strategy(points=4, reused=("0",)))
+    original, calls = evaluator._replica.totals, []
+
+    def totals(blocks):
+        calls.append(blocks)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(blocks)
+
+    monkeypatch.setattr(evaluator._replica, "totals", totals)
+    assert evaluator.at_checkpoint(1)["loss"][0] == pytest.approx(
+        problem.measure(line.markers[1])["loss"][0], rel=1e-12
+    )
+    assert len(calls) > 1
+
+
 def test_the_measurement_stays_within_memory(small_memory):
     problem = mlp_problem(batch_size=16)
     small_memory()

@@ -551,3 +551,12 @@ def test_a_model_that_takes_batches_of_one_size_keeps_them():
     problem = Problem(Eight(), "cross_entropy", (x[:16], y[:16]), batch_size=8)
     assert problem.conduct.couples_samples
     assert np.isfinite(problem.measure()["loss"][0])
+
+
+def test_two_metrics_of_one_name_are_refused():
+    x, y = classification()
+    own = {"loss_train": lambda output, target: output.mean()}
+    with pytest.raises(ProblemError, match="would be called loss_train"):
+        Problem(mlp(), "cross_entropy", (x, y), metrics=own, also={"train": (x, y)})
+    with pytest.raises(ProblemError, match="would be called accuracy"):
+        Problem(mlp(), "cross_entropy", (x, y), metrics=["accuracy", "accuracy"])

@@ -518,8 +518,33 @@ def test_a_complete_first_level_is_not_shown_as_tiles():
 
 
 def test_a_loss_that_is_nowhere_finite_is_an_error():
-    problem = Problem(
-        nn.Linear(2, 1), lambda output, _: output.mean() * torch.nan, (torch.ones(4, 2), torch.ones(4, 1))
-    )
+    nowhere = lambda output, _: output.mean() * torch.nan  # noqa: E731
+    problem = Problem(nn.Linear(2, 1), nowhere, (torch.ones(4, 2), torch.ones(4, 1)))
     with pytest.raises(LandscapeError, match="nothing to draw"):
         last(surface(problem, Plane.random(problem.checkpoint())))
+
+
+def _dip(model, batch):
+    t = model.weight[0, 0] - 1
+    return 0.1 * torch.exp(3 * t * t) - 0.3 * torch.exp(-(((t - 0.21875) / 0.03) ** 2))
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["loss", "metric"])
+def test_a_value_below_zero_that_comes_late_ends_the_logarithm_not_the_surface(beside):
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    rough = lambda model, batch: (model.weight[0, 0] - 1.21).abs().sqrt() + 0.01  # noqa: E731
+    given = {"metrics": {"margin": _dip}} if beside else {}
+    problem = Problem(model, rough if beside else _dip, (torch.ones(4, 1), torch.ones(4)), **given)
+    *_, ds = surface(problem, Line.random(problem.checkpoint()))
+    name = "margin" if beside else "loss"
+    assert float(ds[name].min()) < -0.1
+    assert "logarithm" not in ds[name].attrs["interpolation"]
+
+
+@pytest.mark.parametrize("options", [{"resolution": 9}, {"dense": True, "resolution": 21}])
+def test_a_loss_that_is_nowhere_finite_is_an_error_on_every_grid(options):
+    nowhere = lambda output, _: output.mean() * torch.nan  # noqa: E731
+    problem = Problem(nn.Linear(2, 1), nowhere, (torch.ones(4, 2), torch.ones(4, 1)))
+    with pytest.raises(LandscapeError, match="nothing to draw"):
+        list(surface(problem, Plane.random(problem.checkpoint()), **options))

@@ -27,6 +27,7 @@ from analysis import (
     softmax_radius,
     surface,
 )
+from analysis.attention import twice_differentiable_attention
 from analysis.curvature import density, trace
 
 
@@ -237,6 +238,41 @@ def test_two_jobs_at_once_on_one_model_give_the_numbers_of_one_after_the_other()
     for i in serial:
         assert np.array_equal(serial[i].loss, parallel[i].loss)
         assert serial[i].loss.std() > 0
+
+
+def test_seeded_draws_are_left_alone_by_problems_that_are_made_in_another_thread():
+    model = nn.Sequential(nn.Linear(6, 8), _Noise(), nn.Linear(8, 3))
+    problem = Problem(model, "cross_entropy", classification(), seed=0)
+    expected, stop, made = problem.measure(), threading.Event(), []
+
+    def make():
+        while not stop.is_set():
+            made.append(Problem(mlp(), "cross_entropy", classification()))
+
+    making = threading.Thread(target=make)
+    making.start()
+    try:
+        while len(made) < 3:
+            assert problem.measure() == expected
+    finally:
+        stop.set()
+        making.join()
+
+
+class _Noise(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x)
+
+
+def test_attention_has_its_kernels_back_after_threads_that_overlap():
+    before = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()
+    first, second = twice_differentiable_attention(), twice_differentiable_attention()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not torch.backends.cuda.flash_sdp_enabled()  # the second is still inside
+    second.__exit__(None, None, None)
+    assert (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()) == before
 
 
 def test_a_generator_holds_no_context_while_it_is_suspended():

@@ -11,8 +11,8 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 from torch.autograd import grad
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..attention import twice_differentiable_attention
 from ..checkpoints import Checkpoint
 from ..data import count, host_memory, tensors_of
 from ..directions import matching
@@ -302,7 +302,7 @@ class Curvature:
 
     @contextmanager
     def _differentiating(self) -> Iterator[None]:
-        with self._replica.own_context(grad=False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with self._replica.own_context(grad=False), torch.enable_grad(), twice_differentiable_attention():
             yield
 
     def _check(self, vector: Tensor, product: Tensor) -> None:

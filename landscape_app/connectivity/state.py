@@ -33,7 +33,6 @@ class Connectivity(Task):
     look = ("metric", "first", "second")
     kind = "connectivity"
 
-    problem = param.Selector(label="Model and data")
     checkpoints = param.ListSelector(default=[], objects=[], label="Checkpoints")
     matching = param.Selector(default="activations", objects=MATCHING_CHOICES, label="Matching")
     convention = param.Selector(default="sup", objects=CONVENTIONS, label="What is called a barrier")
@@ -44,9 +43,8 @@ class Connectivity(Task):
     second = param.Selector(default=1, objects={"A": 0, "B": 1}, label="To B")
 
     def __init__(self, project: Any, lock: Any, **params: Any):
-        self.project, self.lock = project, lock
         self._pair = (0, 1)  # first and second, before they change
-        super().__init__(**params)
+        super().__init__(project, lock, **params)
         several = [name for name in project.problems if len(project.checkpoint_names(name)) > 1]
         self.param.problem.objects = several or list(project.problems)
         self.problem = self.param.problem.objects[0]
@@ -84,8 +82,7 @@ class Connectivity(Task):
         if self.result is not None and a != b and {a, b} <= set(range(self.result.sizes["checkpoint"])):
             self.param.update(first=a, second=b)
 
-    @param.depends("problem", watch=True)
-    def _offer(self) -> None:
+    def offer(self) -> None:
         try:
             problem = self.project.problems[self.problem]
         except BaseException as error:  # it is made now, by code of the user's own

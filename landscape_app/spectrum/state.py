@@ -44,7 +44,6 @@ class Spectrum(Task):
     look = ("log_scale", "width")
     kind = "spectrum"
 
-    problem = param.Selector(label="Model and data")
     checkpoint = param.Selector(label="Checkpoint")
     at = param.Parameter(doc="The Place on a surface that is meant instead of the checkpoint, or None.")
     matrix = param.Selector(default=("hessian",), objects=MATRIX_CHOICES, label="Matrix")
@@ -66,9 +65,7 @@ class Spectrum(Task):
     second = param.Selector(default=RANDOM, objects={"A random direction": RANDOM}, label="And along")
 
     def __init__(self, project: Any, lock: Any = None, **params: Any):
-        self.project = project
-        self.lock = lock or threading.RLock()
-        super().__init__(**params)
+        super().__init__(project, lock or threading.RLock(), **params)
         self.param.problem.objects = list(project.problems)
         self.problem = self.param.problem.objects[0]
 
@@ -156,9 +153,7 @@ class Spectrum(Task):
         self.param.update(**offered, at=request.at)
         return self.request() == request
 
-    @param.depends("problem", watch=True)
-    def _offer(self) -> None:
-        """Offer what the problem has; keep the choices that it has too."""
+    def offer(self) -> None:
         try:
             problem = self.project.problems[self.problem]
             layers, classes = layers_of(problem), classes_of(problem)

@@ -27,7 +27,6 @@ class Trajectory(Task):
     look = ("log_scale", "log_steps", "learning_rate")
     kind = "trajectory"
 
-    problem = param.Selector(label="Model and data")
     matrix = param.Selector(default="hessian", objects=MATRIX_CHOICES, label="Matrix")
     largest = param.Integer(default=3, bounds=(1, 10), label="Largest eigenvalues")
     smallest = param.Integer(default=1, bounds=(0, 10), label="Smallest eigenvalues")
@@ -43,9 +42,8 @@ class Trajectory(Task):
     pick = param.Selector(default=NONE, objects={"None": NONE}, label="Checkpoint")  # the same, for its widget
 
     def __init__(self, project: Any, lock: Any, **params: Any):
-        self.project, self.lock = project, lock
         self._spaced: Any = None  # the steps whose spacing chose the scale
-        super().__init__(**params)
+        super().__init__(project, lock, **params)
         several = [name for name in project.problems if len(project.checkpoint_names(name)) > 1]
         self.param.problem.objects = several or list(project.problems)
         self.problem = self.param.problem.objects[0]
@@ -91,8 +89,7 @@ class Trajectory(Task):
             return None
         return rate if 0 < rate < np.inf else None
 
-    @param.depends("problem", watch=True)
-    def _offer(self) -> None:
+    def offer(self) -> None:
         try:
             problem = self.project.problems[self.problem]
         except BaseException as error:  # it is made now, by code of the user's own
