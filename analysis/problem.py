@@ -47,7 +47,9 @@ class Problem:
         for one of those names. Default: accuracy for classifiers.
     batchnorm: "recalibrated" (default where there are running statistics: re-estimated at every point on
         `calibration`), "frozen" (the checkpoint's) or "batch" (those of each batch).
-    calibration: data for "recalibrated", of which at most 512 samples are used; default: the evaluation data.
+    calibration: data for "recalibrated"; default: the evaluation data. At most 512 samples are used, of tensors and
+        Datasets a random subset (seed 0), in batches of `batch_size` whose statistics are averaged. Gradients and
+        products hold them.
     also: more data sets by name, evaluated in the same pass: {"train": data} adds the metrics loss_train ...
     batch_size: how tensors and Datasets are batched; it matters for BatchNorm ("batch", and slightly for
         "recalibrated") and for a loss that is no mean over samples.

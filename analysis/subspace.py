@@ -160,6 +160,7 @@ class Subspace:
             "layers": layers if layers is None or isinstance(layers, str) else list(layers),
             "frozen": frozen,
         }
+        _refuse_unread(checkpoint)
         directions = random_directions(checkpoint.weights, len(cls.names), seed, **options)
         axes = tuple(
             _axis(direction, checkpoint, f"random direction {i}", f"{normalisation} norms")
@@ -176,6 +177,7 @@ class Subspace:
 
         For gradients and eigenvectors. A missing direction is filled by a filter-normalised random one (seed 0).
         """
+        _refuse_unread(checkpoint)
         given = list(directions)
         names = [*labels, *(f"direction {i}" for i in range(len(labels) + 1, len(given) + 1))]
         for _ in range(len(cls.names) - len(given)):
@@ -192,6 +194,7 @@ class Subspace:
         while the loss that is drawn follows them, so its slope is another: see `Problem.gradient`. Raises
         LandscapeError where the gradient is zero.
         """
+        _refuse_unread(checkpoint)
         held = ", BatchNorm statistics held" if problem.batchnorm == "recalibrated" else ""
         space = cls.along(checkpoint, -1.0 * problem.gradient(checkpoint), labels=[f"steepest descent{held}"])
         return replace(space, kind="gradient")
@@ -297,6 +300,7 @@ class Plane(Subspace):
         """
         if len(checkpoints) < 3:
             raise LandscapeError(f"A trajectory of {len(checkpoints)} checkpoints spans no plane; take 3 or more.")
+        _refuse_unread(*checkpoints)
         last = checkpoints[-1]
         steps = [point.weights.to(torch.float64) - last.weights.to(torch.float64) for point in checkpoints]
         gram = np.zeros((len(steps), len(steps)))
@@ -321,6 +325,15 @@ class Plane(Subspace):
         )
         share = (variance / variance.sum()).tolist()
         return cls(last, axes, tuple(checkpoints), "trajectory", {"explained_variance": share})
+
+
+def _refuse_unread(*checkpoints: Any) -> None:
+    for given in checkpoints:
+        if not isinstance(given, Checkpoint):
+            raise LandscapeError(
+                f"A {type(given).__name__} was given where a checkpoint is needed: read it by problem.checkpoint(...), "
+                "which takes paths, state dicts and modules."
+            )
 
 
 def _valid_options(third: Checkpoint | None, centre: str, basis: str, units: str | None) -> str:
@@ -383,6 +396,7 @@ def _orthonormal(directions: Sequence[Weights], labels: Sequence[str]) -> list[W
 
 def _difference(start: Checkpoint, end: Checkpoint) -> Weights:
     """end - start in float64. Raises LandscapeError if the two are equal or of different shapes."""
+    _refuse_unread(start, end)
     difference = end.weights.to(torch.float64) - start.weights.to(torch.float64)
     if difference.norm() == 0:
         raise LandscapeError(f"'{start.name}' and '{end.name}' hold the same weights; there is no line between them.")

@@ -47,7 +47,7 @@ def try_out(problem: Problem) -> None:
         try:
             needs_grad = _scores_or_needs_grad(replica, batch)
         except Exception as error:
-            shapes = ", ".join(f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in tensors_of(batch))
+            shapes = ", ".join(map(_described, tensors_of(batch)))
             error.add_note(f"This happened when the first batch ({shapes}) was tried.")
             raise
         draws = rng_fingerprint() != before
@@ -70,6 +70,13 @@ def try_out(problem: Problem) -> None:
         )
     if problem.free_blocks and problem.n > 1 and not _takes_blocks(replica):
         problem.conduct = replace(problem.conduct, couples_samples=True)
+
+
+def _described(tensor: Tensor) -> str:
+    """Its dtype and shape, and the range of whole numbers: labels may not fit the model."""
+    said = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+    whole = not tensor.is_floating_point() and not tensor.is_complex() and tensor.numel()
+    return f"{said} from {tensor.min()} to {tensor.max()}" if whole else said
 
 
 def _takes_blocks(replica: Replica) -> bool:

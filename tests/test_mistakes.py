@@ -7,10 +7,11 @@ import time
 import numpy as np
 import pytest
 import torch
-from models import mlp
+from models import mlp, mlp_problem
 from safetensors.torch import save_file
+from torch import nn
 
-from analysis import ProjectError
+from analysis import LandscapeError, Line, Plane, Problem, ProjectError
 from landscape_app import cli
 from landscape_app.explorer import Explorer
 from landscape_app.jobs import JobState
@@ -135,3 +136,28 @@ def test_projects(name, tmp_path, monkeypatch, capsys):
     reason, details = explain(caught.value)
     assert words in reason
     assert "my_project.py" in details
+
+
+@pytest.mark.parametrize("given", ["runs/epoch_21.safetensors", nn.Linear(2, 2), {"weight": torch.ones(2)}])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda given, point, problem: Plane.random(given),
+        lambda given, point, problem: Line.through(point, given),
+        lambda given, point, problem: Plane.through(given, point),
+        lambda given, point, problem: Plane.pca([point, given, point]),
+        lambda given, point, problem: Plane.along(given),
+        lambda given, point, problem: Plane.gradient(problem, given),
+    ],
+    ids=["random", "line", "through", "pca", "along", "gradient"],
+)
+def test_what_is_not_yet_read_is_no_checkpoint(given, made):
+    problem = mlp_problem()
+    with pytest.raises(LandscapeError, match=r"problem\.checkpoint"):
+        made(given, problem.checkpoint(), problem)
+
+
+def test_labels_that_the_model_does_not_know_are_said_with_their_range():
+    with pytest.raises(IndexError) as caught:
+        Problem(nn.Linear(6, 3), "cross_entropy", (torch.randn(8, 6), torch.arange(8)))
+    assert "int64 [8] from 0 to 7" in "".join(caught.value.__notes__)

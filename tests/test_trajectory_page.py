@@ -11,13 +11,16 @@ from models import classification
 
 from analysis import Problem, Project, load, save
 from analysis.checkpoints import Checkpoint
-from analysis.curvature import along_training
+from analysis.curvature import along_training, with_learning_rate
 from analysis.curvature.operators import Curvature
 from landscape_app.entries import kind_of
 from landscape_app.explorer import Explorer
 from landscape_app.jobs import JobState, Snapshot
 from landscape_app.pages.trajectory import TrajectoryPage
+from landscape_app.scales import Scale
+from landscape_app.text import percent
 from landscape_app.trajectory import picture, words
+from landscape_app.trajectory.plot import lines
 from landscape_app.trajectory.request import TrajectoryRequest
 
 RATE = 0.5
@@ -102,6 +105,23 @@ def test_results_fill_up_checkpoint_by_checkpoint_and_the_last_is_true(project):
         operator = Curvature(problem.with_dtype(torch.float64), project.checkpoint("small", name))
         values = np.linalg.eigvalsh(operator.matmat(torch.eye(operator.shape[1], dtype=torch.float64)).numpy())
         assert (np.abs(ds["eigenvalue"].values[i] - values[[-1, -2, 0]]) <= ds["bound"].values[i]).all()
+
+
+def test_learning_rates_of_some_checkpoints_are_told_from_those_of_all(project):
+    *_, ds = TrajectoryRequest("small", project.checkpoint_names("small"), largest=2).steps(project)
+    some = ds["learning_rate"].copy()
+    some[:] = [np.nan, 0.5, 0.5, np.nan, np.nan, 0.5]
+    ds = with_learning_rate(ds, some)
+    share = 0.5 * ds["eigenvalue"].values[:, 0] / 2
+    nearest = int(np.nanargmax(np.where(np.isfinite(some), share, np.nan)))
+    said = " ".join(words.findings(ds))
+    assert f"at {words.where(ds, nearest)}: {percent(share[nearest])} of 2 / η = 4 (η = 0.5)" in said
+    assert "The learning rate at 3 of the 6 checkpoints is not known" in said
+    places = picture.places(ds, False)
+    curves = {curve.name: curve for curve in picture.charts(ds, False)["stability"].curves}
+    drawn = lines([curves["η λ₁ / 2"], curves["limit"]], places, Scale.of(np.array([0.0, 2.0]), False))
+    for ys in drawn["ys"]:
+        assert np.isfinite(ys).tolist() == [False, True, True, False, False, True]
 
 
 def test_the_page_streams_and_a_cancel_keeps_what_is_there(explorer):

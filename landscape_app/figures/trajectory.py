@@ -60,7 +60,7 @@ def _draw(axes: Axes, chart: Chart, places: Places, log: bool, tall: float) -> N
 
 
 def _draw_curve(axes: Axes, curve: Curve, places: Places) -> None:
-    known = np.isfinite(curve.values)
+    known = np.isfinite(curve.values) | curve.gaps
     at, values = places.at[known], curve.values[known]
     look: dict[str, Any] = {"color": curve.colour, "alpha": 1.0 if curve.strong else 0.45}
     style = (0, (4, 2)) if curve.dashed else "-"

@@ -29,7 +29,7 @@ class Curve:
     """One quantity along the run. values, errors: [checkpoint], NaN where not computed.
 
     label: for the legend, '' for one that shares the legend's entry before it. limit: a line to stay below, not
-    something that was measured.
+    something that was measured. gaps: whether its line ends where a value is not known.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Curve:
     strong: bool = True
     dashed: bool = False
     limit: bool = False
+    gaps: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def _eigenvalues(ds: xr.Dataset, log: bool) -> list[Curve]:
     if np.isfinite(edge).any():
         highest = np.nanmax(ds["eigenvalue"].values) if known(ds) else np.inf
         if log or np.nanmin(edge) <= NEAR * highest:
-            curves.append(Curve("2 / η", f"2 / η{_one_value(edge)}", LIMIT, edge, dashed=True, limit=True))
+            curves.append(Curve("2 / η", f"2 / η{_one_value(edge)}", LIMIT, edge, dashed=True, limit=True, gaps=True))
     return curves
 
 
@@ -146,12 +147,12 @@ def _stability(ds: xr.Dataset) -> list[Curve]:
     rates = ds["learning_rate"].values
     if not np.isfinite(rates).any():
         return []
-    curves = [Curve("η λ₁ / 2", "η λ₁ / 2", LARGEST, ds["stability"].values)]
+    curves = [Curve("η λ₁ / 2", "η λ₁ / 2", LARGEST, ds["stability"].values, gaps=True)]
     if np.isfinite(ds["trace_stability"].values).any():
         error = rates * ds["trace_se"].values / 2
-        curves.append(Curve("η trace / 2", "η trace / 2", SMALLEST, ds["trace_stability"].values, error))
+        curves.append(Curve("η trace / 2", "η trace / 2", SMALLEST, ds["trace_stability"].values, error, gaps=True))
     one = np.where(np.isfinite(rates), 1.0, np.nan)
-    return [*curves, Curve("limit", "Limit", LIMIT, one, dashed=True, limit=True)]
+    return [*curves, Curve("limit", "Limit", LIMIT, one, dashed=True, limit=True, gaps=True)]
 
 
 def _one(ds: xr.Dataset, name: str, colour: str, label: str) -> list[Curve]:

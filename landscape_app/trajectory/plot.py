@@ -128,10 +128,10 @@ class _Chart:
 
 
 def lines(curves: list[Curve], places: Places, scale: Scale) -> dict[str, list]:
-    """One line a curve, whole over checkpoints that are not known yet."""
+    """One line a curve, whole over checkpoints that are not known yet, unless it has gaps."""
     rows = []
     for curve in curves:
-        known = np.isfinite(curve.values)
+        known = np.isfinite(curve.values) | curve.gaps
         rows.append(
             {
                 "xs": places.at[known],

@@ -113,11 +113,14 @@ def findings(ds: xr.Dataset) -> list[str]:
     if not np.isfinite(share).any():
         return [*said, "No file says the learning rate: give it for the line 2 / η."]
     highest = int(np.nanargmax(share))
+    edge, rate = (number(ds[name].values[here[highest]]) for name in ("edge", "learning_rate"))
     said.append(
-        f"At its highest, λ₁ is {percent(share[highest])} of 2 / η = {number(ds['edge'].values[here[highest]])} "
-        f"(η = {number(ds['learning_rate'].values[here[highest]])}), above which full-batch gradient descent without "
-        "momentum is not stable."
+        f"Beside the edge of stability it is highest at {where(ds, here[highest])}: {percent(share[highest])} "
+        f"of 2 / η = {edge} (η = {rate}), above which full-batch gradient descent without momentum is not stable."
     )
+    unknown = int((~np.isfinite(share)).sum())
+    if unknown:
+        said.append(f"The learning rate at {unknown} of the {here.size} checkpoints is not known: give one for all.")
     return said
 
 
