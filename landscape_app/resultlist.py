@@ -91,6 +91,7 @@ class _Row:
         self.exports = Exports(state, entry)
         self.export = _button("Export", lambda _: self.exports.turn())
         buttons = look.bar(self.open, self.compare, self.download, self.export, self.remove)
+        look.arrange(buttons, "ls-bar", "ls-close")
         self.view = look.column(self.said, buttons, self.exports.view, kind="ls-entry")
 
     def show(self, entry: Entry) -> None:

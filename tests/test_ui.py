@@ -171,6 +171,8 @@ def test_a_sample_is_computed_refined_cancelled_and_finished(page, tmp_path):
         box = page.locator("canvas:visible").first.bounding_box()
         page.mouse.click(box["x"] + 0.35 * box["width"], box["y"] + 0.4 * box["height"])
         page.get_by_text(re.compile(r"Loss \(cross entropy\) [\d.]+ ± [\d.]+ nats; Accuracy .* at a")).wait_for()
+        page.get_by_text(re.compile("^(evaluated|interpolated)$")).first.wait_for()  # the hover, of a second session
+        assert page.get_by_text("undefined").count() == 0
         page.get_by_role("textbox", name="a", exact=True).fill("0.51")
         page.keyboard.press("Enter")
         page.get_by_text(re.compile(r"at a\s=\s0.52")).wait_for()

@@ -4,6 +4,7 @@ Needs a running ``landscape serve`` with the shipped samples, and Chromium (or i
 """
 
 import os
+import re
 import shutil
 import sys
 import time
@@ -65,7 +66,7 @@ def main(address: str) -> None:
         choose(page, "Model and data", "Residual CNN, width 16 · test")
         choose(page, "Slice", "Plane through checkpoints")
         page.get_by_role("button", name="Compute").click()
-        page.get_by_text("evaluations ·").wait_for(timeout=WAIT)
+        page.get_by_text(re.compile(r" of [\d,]+ evaluations · ")).first.wait_for(timeout=WAIT)
         time.sleep(1.5)
         page.screenshot(path=HERE / "running.png")
         finish(page)
