@@ -54,10 +54,16 @@ def change(edit: Callable[[], None], *panes: pn.viewable.Viewable) -> None:
     """Run `edit`, which changes Bokeh models of panes in place: on a server, in a notebook or in neither."""
     document = pn.state.curdoc
     if document and document.session_context:
-        pn.state.execute(edit, schedule=True)
+        pn.state.execute(lambda: _in_order(edit), schedule=True)
     else:
         edit()
         pn.io.push_notebook(*panes)
+
+
+def _in_order(edit: Callable[[], None]) -> None:
+    """Send what changes behind what Panel has yet to send: a busy connection may still lack the models themselves."""
+    with pn.io.unlocked():
+        edit()
 
 
 def new_figure(name: str, **options: Any) -> figure:

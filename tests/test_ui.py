@@ -482,7 +482,7 @@ def test_a_run_streams_and_a_checkpoint_leads_to_its_spectrum(page, tmp_path):
 
 def test_paths_between_checkpoints_stream_and_a_cell_leads_to_its_path(page, tmp_path):
     with served(tmp_path / "log", "landscape_app.cli", "serve", "--no-show") as address:
-        page.goto(address)
+        page.goto(f"{address}?page=surface")
         page.get_by_text("No surface yet").wait_for()
         page.get_by_text("Connectivity", exact=True).first.click()
         page.get_by_text("No path yet").wait_for()
