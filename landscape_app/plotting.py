@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import panel
 import panel as pn
 import xarray as xr
 from bokeh.models import ColumnDataSource, CustomJS, CustomJSHover, HoverTool, Range1d, WheelZoomTool
@@ -54,15 +55,17 @@ def change(edit: Callable[[], None], *panes: pn.viewable.Viewable) -> None:
     """Run `edit`, which changes Bokeh models of panes in place: on a server, in a notebook or in neither."""
     document = pn.state.curdoc
     if document and document.session_context:
-        pn.state.execute(lambda: _in_order(edit), schedule=True)
+        pn.state.execute(lambda: _in_order(document, edit), schedule=True)
     else:
         edit()
         pn.io.push_notebook(*panes)
 
 
-def _in_order(edit: Callable[[], None]) -> None:
-    """Send what changes behind what Panel has yet to send: a busy connection may still lack the models themselves."""
-    with pn.io.unlocked():
+def _in_order(document: Any, edit: Callable[[], None]) -> None:
+    """Edit once Panel has sent what waited for a busy connection: the browser may still lack the models themselves."""
+    if any(document in getattr(panel.io.document, waiting, ()) for waiting in ("_WRITE_MSGS", "_WRITE_BLOCK")):
+        pn.state.execute(lambda: _in_order(document, edit), schedule=True)
+    else:
         edit()
 
 
