@@ -215,7 +215,7 @@ def test_a_project_of_the_users_own_and_a_checkpoint_that_does_not_fit(page, tmp
         assert page.get_by_text("This did not work").is_visible()
         choose(page, "Model and data", "broken")
         page.get_by_text("broken cannot be used").first.wait_for()
-        assert "no data today" in alert.inner_text()
+        alert.filter(has_text="no data today").wait_for()
         assert page.evaluate("window.pwned") is None
 
 
