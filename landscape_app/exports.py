@@ -23,6 +23,7 @@ class Exports:
     def __init__(self, state: State, entry: Entry):
         self.state, self.entry = state, entry
         self.view = look.bar()
+        look.arrange(self.view, "ls-bar", "ls-close")
         self.view.visible = False
 
     def turn(self) -> None:
