@@ -89,6 +89,10 @@ class Replica:
             vector[start : start + size] = weights[name].flatten()
         return vector
 
+    def calibrate_briefly(self) -> None:
+        """Recalibrate on the first batch alone from now on, for a try of which no value is kept."""
+        del self._calibration[1:]
+
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """The parameters in a vector of the layout of `flat`, by name."""
         entries = self.problem.structure.entries
@@ -174,6 +178,12 @@ class Replica:
         with self.own_context(grad=False):
             self._restore_buffers()
             self._norm_mode()
+
+    def run(self, blocks: dict[str, list[Any]]) -> None:
+        """Call the model on blocks at the present weights, with whatever buffers it has: for who looks on."""
+        with self.seeded(), self.own_context(grad=False):
+            for self.batch in (batch for parts in blocks.values() for batch in parts):
+                self.output(self.here(self.batch))
 
     def output(self, batch: Any) -> Any:
         """The model's output on a batch, which stays as it is."""

@@ -6,6 +6,7 @@ P_0 the layer's output at the origin's weights and P_i at those of axis i alone,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 HELD_BYTES = 256 * 2**20
 COMPARED = 4096  # values of an input
+WORTH = 0.1  # of a CPU's time for the batches, if that is above QUICK seconds: less is not worth a try
+QUICK = 0.02
 
 Blocks = dict[str, list[Any]]
 Key = tuple[str, int]  # a layer, and the frozen batch
@@ -92,22 +95,31 @@ def first_layers(replica: Replica, blocks: Blocks, places: Sequence[Tensor], par
     """Names of the linear layers whose first input is the same at each of some places in weight space.
 
     As far as a part of the input shows: a layer that is held looks at the whole each time. Without those of which
-    `parts` products, over all of the problem's samples, would take more than HELD_BYTES.
+    `parts` products, over all of the problem's samples, would take more than HELD_BYTES; none where a try would
+    take longer than it is worth.
     """
     layers = {name: module for name, module in replica.model.named_modules() if _linear(module)}
     seen: list[dict[Key, Tensor]] = []
     costs: dict[str, float] = {}
+    starts: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+
+    def begin(name: str) -> None:
+        starts[name] = time.perf_counter()
 
     def look(name: str, layer: nn.Module, x: Tensor, out: Tensor) -> None:
+        seconds[name] = time.perf_counter() - starts[name]
         seen[-1].setdefault((name, id(replica.batch)), _some(x))
         own = 0 if _of_batch(replica, x) else x.nbytes
         costs[name] = (parts * out.nbytes + own) / len(out) if out.dtype == replica.problem.dtype else torch.inf
 
-    with _watched(layers, look):
+    with _watched(layers, look, begin):
         for place in places:
             seen.append({})
             replica.flat.copy_(place)
-            replica.totals(blocks)
+            start = time.perf_counter()
+            replica.run(blocks)
+            whole = time.perf_counter() - start
     problem, (first, *others) = replica.problem, seen
     calibration = (problem.calibration,) if problem.calibration else ()
     kept, room = [], HELD_BYTES / sum(part.n for part in (problem.data, *problem.also.values(), *calibration))
@@ -117,15 +129,24 @@ def first_layers(replica: Replica, blocks: Blocks, places: Sequence[Tensor], par
         if same and costs[name] < room:
             room -= costs[name]
             kept.append(name)
-    return tuple(kept)
+    little = whole > QUICK and sum(seconds[name] for name in kept) < WORTH * whole
+    return () if little and problem.device.type == "cpu" else tuple(kept)
 
 
 @contextmanager
-def _watched(layers: dict[str, nn.Module], call: Callable[[str, nn.Module, Tensor, Tensor], None]) -> Iterator[None]:
-    """Layers whose name, self, input and output are told whenever they have been called."""
+def _watched(
+    layers: dict[str, nn.Module],
+    call: Callable[[str, nn.Module, Tensor, Tensor], None],
+    begin: Callable[[str], None] = lambda name: None,
+) -> Iterator[None]:
+    """Layers whose name is told before they are called, and with self, input and output afterwards."""
     handles = [
-        layer.register_forward_hook(lambda layer, args, out, name=name: call(name, layer, args[0], out))
+        handle
         for name, layer in layers.items()
+        for handle in (
+            layer.register_forward_pre_hook(lambda layer, args, name=name: begin(name)),
+            layer.register_forward_hook(lambda layer, args, out, name=name: call(name, layer, args[0], out)),
+        )
     ]
     try:
         yield

@@ -61,6 +61,8 @@ def try_out(problem: Problem) -> None:
     fresh = Replica(problem)
     fresh.load(problem.checkpoint())
     fresh.flat.mul_(0.9)
+    for each in (replica, fresh):
+        each.calibrate_briefly()
     first, there, back = _away_and_back(replica, original)
     if not (agree(first, back, problem) and agree(there, fresh.totals({"": [original]}), problem)):
         raise ProblemError(
