@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import classification, mlp, mlp_problem
+from models import classification, mlp, mlp_problem, trained_conv_bn
 from scipy.stats import beta
 from torch import nn
 
@@ -323,6 +323,55 @@ def test_layers_have_their_own_traces():
         true, found = float(matrix[part, part].trace()), ds.sel(layer=name)
         assert abs(float(found.layer_trace) - true) < 5 * float(found.layer_trace_se)
     assert float(ds.trace) == pytest.approx(float(matrix.trace()), rel=1e-4)
+
+
+class Twice(nn.Module):
+    """A ReLU network that uses one matrix twice on the way."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.again, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(self.again(self.again(self.first(x).relu()).relu()))
+
+
+def smooth(activation):
+    return nn.Sequential(nn.Linear(6, 8), activation(), nn.Linear(8, 3))
+
+
+def conv_bn_problem(**options):
+    model, x, y = trained_conv_bn()
+    return Problem(model, "cross_entropy", (x, y), dtype=DOUBLE, **options)
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind"),
+    [
+        (lambda: mlp_problem(dtype=DOUBLE), "ggn"),
+        (mlp_problem, "ggn"),
+        (lambda: Problem(mlp(), "mse", (classification()[0], torch.ones(64, 3)), dtype=DOUBLE), "ggn"),
+        (lambda: conv_bn_problem(batchnorm="frozen"), "ggn"),
+        (conv_bn_problem, "ggn"),
+        (lambda: conv_bn_problem(batchnorm="batch"), "hessian"),
+        (lambda: Problem(smooth(nn.Tanh), "cross_entropy", classification(), dtype=DOUBLE), "hessian"),
+        (lambda: Problem(smooth(nn.GELU), "cross_entropy", classification()), "hessian"),
+        (lambda: Problem(Twice(), "cross_entropy", classification(), dtype=DOUBLE), "hessian"),
+        (lambda: Problem(mlp(), lambda model, batch: ((model(batch[0]) - 1) ** 2).mean(), classification()), "hessian"),
+    ],
+)
+def test_the_trace_is_that_of_the_gauss_newton_matrix_only_where_that_is_exact(problem, kind):
+    operator = Curvature(problem())
+    other = operator.of_same_trace()
+    assert other.kind == kind
+    true = float(operator.matmat(torch.eye(operator.shape[1], dtype=operator.dtype)).trace())
+    if kind == "ggn":
+        found = float(other.matmat(torch.eye(other.shape[1], dtype=other.dtype)).trace())
+        assert found == pytest.approx(true, rel=1e-10 if operator.dtype == DOUBLE else 1e-5)
+    ds = last(trace(operator, 60))
+    assert ds.attrs["trace_of"] == kind
+    assert ds.attrs["products"] == 60
+    assert abs(float(ds.trace) - true) < 5 * float(ds.trace_se) + 1e-9
 
 
 @pytest.mark.parametrize(

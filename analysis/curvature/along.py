@@ -123,6 +123,7 @@ class _Run:
         scalars = ("trace", "trace_se", "loss", "gradient_norm", "alignment", "overlap", "products")
         self.scalars = {name: np.full(count, np.nan) for name in scalars}
         self.finished, self.products, self.status, self.said = 0, 0, "running", ""
+        self.traced = 0
 
     def run(self, trace_products: int, warm: bool) -> Iterator[xr.Dataset]:
         self.began = self.shown = time.perf_counter()
@@ -145,9 +146,10 @@ class _Run:
                 self._put(place, overlap=float((top @ before.T).square().sum()) / len(top))
             before = top
             start = _sum_of_found(search) if warm else None
+            spent, self.traced = operator.products, 0
             if trace_products:
                 yield from self._followed(trace(operator, trace_products, self.search["seed"]), place)
-            self.finished, self.products = self.finished + 1, self.products + operator.products
+            self.finished, self.products = self.finished + 1, self.products + spent + self.traced
             yield self.dataset()
             del operator, search
         self.status = "done"
@@ -159,6 +161,7 @@ class _Run:
             for part in steps:
                 if "trace" in part:
                     self._put(place, trace=float(part.trace), trace_se=float(part.trace_se))
+                    self.traced = part.attrs["products"]
                 else:
                     found = part.sizes["pair"]
                     if found == self.converged.shape[1]:  # before that, places at the ends are not known yet

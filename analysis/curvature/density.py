@@ -24,9 +24,9 @@ def density(
     operator: Curvature,
     pairs: Eigenpairs | None = None,
     *,
-    deflate: int = 30,
+    deflate: int = 25,
     probes: int = 1,
-    degree: int = 20,
+    degree: int = 25,
     seed: int = 0,
 ) -> Iterator[xr.Dataset]:
     """Deflated stochastic Lanczos quadrature, a generator of better and better Datasets.
@@ -149,38 +149,42 @@ def trace(operator: Curvature, products: int = 60, seed: int = 0) -> Iterator[xr
 
     Half of the products go to random vectors, half to an orthonormal basis of what those gave; each random vector is
     left out once and judges the rest. The Frobenius norm and the trace of each parameter come with it, from the
-    random vectors alone (Hutchinson).
+    random vectors alone (Hutchinson). Two thirds of the products are with the Gauss-Newton matrix where it has the same
+    diagonal (`Curvature.of_same_trace`), and a third with the Hessian, for the norm.
 
     Yields Datasets with ``trace`` and ``trace_se``, ``frobenius`` and ``frobenius_se``, and ``layer_trace`` and
     ``layer_trace_se`` [layer]. Raises LandscapeError for fewer than 4 products or a matrix that is not square.
     """
     if operator.rows != operator.columns:
         raise LandscapeError("A trace needs a square matrix: the same layers as rows and columns.")
-    n = operator.shape[1]
-    count = min(products // 2, n)
     if products < 4:
         raise LandscapeError(f"products is {products}; expected 4 or more.")
-    return _trace(operator, n, count, seed)
+    return _trace(operator, products, seed)
 
 
-def _trace(operator: Curvature, n: int, count: int, seed: int) -> Iterator[xr.Dataset]:
-    began, before = time.perf_counter(), operator.products
+def _trace(operator: Curvature, products: int, seed: int) -> Iterator[xr.Dataset]:
+    began, before, n = time.perf_counter(), operator.products, operator.shape[1]
     facts = {**operator.provenance(), "seed": seed, "versions": versions()}
     said = json.dumps({**facts, "created": datetime.now(UTC).isoformat(timespec="seconds")})
+    exact = products >= 2 * n
+    matrix = operator if exact or products < 12 else operator.of_same_trace()
+    borrowed = matrix is not operator
+    count = min(products // (3 if borrowed else 2), n)
     generator = torch.Generator().manual_seed(seed)
     random = torch.randn(n, count, generator=generator, dtype=torch.float64).to(operator.device)
     random *= n**0.5 / random.norm(dim=0)
     images = torch.zeros_like(random)
     slices = operator.layer_slices()
     estimates = np.full(count, np.nan)
+    squares: list[float] = []  # of the lengths of random vectors' images by the operator itself
 
     def dataset(status: str, done: int) -> xr.Dataset:
         own = random[:, :done] * images[:, :done]
         by_layer = {name: own[part].sum(0).cpu().numpy() for name, part in slices.items()}
-        squares = images[:, :done].square().sum(0).cpu().numpy()
         first = own.sum(0).cpu().numpy()
         whole = estimates if np.isfinite(estimates).all() else first
-        frobenius, frobenius_se = _mean(squares)
+        frobenius, frobenius_se = _mean(np.array(squares))
+        spent = operator.products - before + (matrix.products if borrowed else 0)
         means = [_mean(values) for values in by_layer.values()]
         units = {"units": "loss / weight²"}
         return xr.Dataset(
@@ -196,8 +200,9 @@ def _trace(operator: Curvature, n: int, count: int, seed: int) -> Iterator[xr.Da
             attrs={
                 "title": f"{operator.kind} trace at {operator.checkpoint.name}",
                 "status": status,
-                "progress": 1.0 if status == "done" else (operator.products - before) / (2 * count),
-                "products": operator.products - before,
+                "progress": 1.0 if status == "done" else spent / ((3 if borrowed else 2) * count),
+                "products": spent,
+                "trace_of": matrix.kind,
                 "elapsed_s": time.perf_counter() - began,
                 "provenance": said,
             },
@@ -205,14 +210,20 @@ def _trace(operator: Curvature, n: int, count: int, seed: int) -> Iterator[xr.Da
 
     for i in range(count):
         beat = partial(dataset, "running", max(i, 1))
-        images[:, i] = yield from heartbeats(operator.steps(random[:, i]), beat)
+        images[:, i] = yield from heartbeats(matrix.steps(random[:, i]), beat)
+        if not borrowed:
+            squares.append(float(images[:, i].square().sum()))
         yield dataset("running", i + 1)
     basis, triangle = torch.linalg.qr(images)
     again = torch.zeros_like(basis)
     for i in range(count):
-        again[:, i] = yield from heartbeats(operator.steps(basis[:, i]), partial(dataset, "running", count))
+        again[:, i] = yield from heartbeats(matrix.steps(basis[:, i]), partial(dataset, "running", count))
         yield dataset("running", count)
     estimates[:] = _leave_one_out(random, images, basis, triangle, basis.T @ again)
+    for i in range(count if borrowed else 0):
+        image = yield from heartbeats(operator.steps(random[:, i]), partial(dataset, "running", count))
+        squares.append(float(image.double().square().sum()))
+        yield dataset("running", count)
     yield dataset("done", count)
 
 

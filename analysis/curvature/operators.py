@@ -31,6 +31,7 @@ KINDS = {
 GRAPH_SHARE = 1 / 4  # of the memory of the machine, or of what is free on the device, for kept graphs
 LARGEST_BLOCK = 2048
 PROBED = 64  # samples whose graph is weighed
+TRIED = 16  # samples on which a network is tried for its own curvature
 
 
 class Curvature:
@@ -148,6 +149,41 @@ class Curvature:
             return self
         own = np.arange(self.samples) if self._samples is None else self._samples
         return self._other(samples=own[np.linspace(0, self.samples - 1, count).astype(int)])
+
+    def of_same_trace(self) -> Curvature:
+        """The Gauss-Newton matrix where this is a Hessian that it shares the diagonal with, else this matrix itself.
+
+        The Hessian has besides it the second derivatives of each output, weighted by that of the loss. Those by one
+        parameter alone vanish where the network is piecewise linear in each parameter tensor, as with ReLU, constant
+        statistics and no tensor that is used twice along the way: tried on a few samples. Being positive, the
+        Gauss-Newton matrix gives its trace away to far fewer products than an indefinite one does.
+        """
+        whole_batches = self.problem.streams or not self.problem.free_blocks
+        if self.kind != "hessian" or self.rows != self.columns or whole_batches or self._measure.takes_model:
+            return self
+        try:
+            other = self._other(kind="ggn")
+        except LandscapeError:  # a loss that is not of the first output alone
+            return self
+        return self if self.on_fewer(TRIED)._bends() else other
+
+    def _bends(self) -> bool:
+        """Whether outputs have a second derivative along one parameter tensor, by random vectors."""
+        generator, columns = torch.Generator().manual_seed(0), self._columns
+
+        def random(like: Tensor) -> Tensor:
+            return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+
+        with self._replica.seeded(self._drawn[0]), self._differentiating():
+            output = tensor_of(self._replica.output(self._blocks[0]))
+            firsts = grad((output * random(output)).sum(), columns, create_graph=True, materialize_grads=True)
+            for first, column in zip(firsts, columns, strict=True):
+                along = random(column)
+                (second,) = _along([first], [column], [along], True)
+                scale = first.detach().norm() * along.norm() / column.detach().norm().clamp(min=self.problem.eps)
+                if second.norm() > 1e3 * self.problem.eps * scale:
+                    return True
+        return False
 
     def to_weights(self, vector: Tensor) -> Weights:
         """A vector [columns] as weights of the whole model, zero elsewhere."""
