@@ -76,6 +76,8 @@ class Group:
         for place, indices in self.places.items():
             rows = indices.reshape(len(source), -1)
             found[place].append((rows.ravel(), rows[source].ravel()))
+        if not self.inner:
+            return {place: moves[0] for place, moves in found.items()}
         for group in self.inner:
             for place, move in group.moves(choose, source).items():
                 found[place].append(move)

@@ -8,7 +8,7 @@ arXiv:1511.07543.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,12 +21,13 @@ from ..checkpoints import Checkpoint
 from ..errors import LandscapeError, SymmetryError
 from ..problem import Problem
 from ..replica import Replica
-from .groups import Group, Permutation
+from .groups import Group, Permutation, Place
 from .symmetries import Symmetries
 
 STARTS = ("identity", "sorted", "activations")
 STEP = 1e-12  # a step counts if the objective rises by more than this part of its scale
 SWEEPS = 100
+SMALL = 2**16  # entries of a tensor: the rows of smaller ones are multiplied together
 GRID = 2.0**-36  # similarities are rounded to this part of the largest, so that rounding errors do not decide
 
 Gram = Callable[[Group], np.ndarray]
@@ -112,17 +113,19 @@ class _Ascent:
         self.a, self.b = (_as_float64(c.weights) for c in (reference, moving))
         self.names = [sorted({name for name, _ in g.all_places()} & set(self.a)) for g in symmetries.groups]
         self.scale = float(np.sqrt(_inner(self.a, self.a, self.a) * _inner(self.b, self.b, self.b)))
+        self._units: dict[int, tuple[list[_Units], list[_Units], Tensor]] = {}  # of a group, see _of
 
     def sorted_start(self) -> Permutation:
         """One assignment for each group, of rows whose entries are sorted."""
         result = self.symmetries.identity()
         for group in self.symmetries.groups:
-            result = result.then(self._step(group, partial(_products, a=self.a, b=self.b, ordered=True)))
+            result = result.then(self._step(group, self._products_of_sorted))
         return result
 
     def run(self, first: Permutation, start: str, rng: np.random.Generator, problem: Problem | None) -> Matching:
         permutation, now = first, first.tensors(self.b)
-        total = _inner(self.a, now, self.a)
+        inner = _inners(self.a, now, self.a)
+        total = sum(inner.values())
         history, sweeps, moved = [total], 0, True
         settled: set[int] = set()  # groups whose last step was none, and whose weights are still what they were
         while moved and sweeps < SWEEPS:
@@ -130,13 +133,16 @@ class _Ascent:
             for i in rng.permutation(len(self.symmetries.groups)).tolist():
                 if i in settled:
                     continue
-                step = self._step(self.symmetries.groups[i], partial(_products, a=self.a, b=now))
-                touched = {name: now[name] for name in self.names[i]}
-                after = step.tensors(touched)
-                rise = _inner(self.a, after, touched) - _inner(self.a, touched, touched)
+                step = self._step(self.symmetries.groups[i], partial(self._products, now))
+                if not step.moved:
+                    settled.add(i)
+                    continue
+                after = step.tensors({name: now[name] for name in self.names[i]})
+                anew = _inners(self.a, after, after)
+                rise = sum(value - inner[name] for name, value in anew.items())
                 if rise > STEP * self.scale:
                     permutation, moved = permutation.then(step), True
-                    now = {**now, **after}
+                    now, inner = {**now, **after}, {**inner, **anew}
                     total += rise
                     history.append(total)
                     settled = {j for j in settled if not set(self.names[i]) & set(self.names[j])}
@@ -151,6 +157,50 @@ class _Ascent:
 
     def _step(self, group: Group, gram: Gram) -> Permutation:
         return assigned([group], self.symmetries, gram)
+
+    def _of(self, group: Group) -> tuple[list[_Units], list[_Units], Tensor]:
+        """What belongs to a group's units in small and in large tensors, and the reference's rows of the small ones."""
+        if id(group) not in self._units:
+            places = group.places.items()
+            every = [_Units(place, indices, self.a[place[0]]) for place, indices in places if place[0] in self.a]
+            small = [part for part in every if self.a[part.name].numel() <= SMALL]
+            count = group.size * group.copies
+            rows = torch.cat([torch.zeros(count, 0, dtype=torch.float64), *(part.rows(self.a) for part in small)], 1)
+            self._units[id(group)] = small, [part for part in every if part not in small], rows
+        return self._units[id(group)]
+
+    def _products(self, now: Mapping[str, Tensor], group: Group) -> np.ndarray:
+        """Inner products [units, units] of what belongs to each unit."""
+        small, large, rows = self._of(group)
+        total = rows @ torch.cat([rows[:, :0], *(part.rows(now) for part in small)], 1).T
+        for part in large:
+            total.addmm_(part.rows(self.a), part.rows(now).T)
+        return total.numpy()
+
+    def _products_of_sorted(self, group: Group) -> np.ndarray:
+        """The same with the entries of each unit in order of size."""
+        small, large, rows = self._of(group)
+        total = rows.new_zeros(len(rows), len(rows))
+        for part in (*small, *large):
+            a, b = (torch.from_numpy(np.sort(part.rows(tensors).numpy(), axis=1)) for tensors in (self.a, self.b))
+            total.addmm_(a, b.T)
+        return total.numpy()
+
+
+class _Units:
+    """What a tensor holds of each unit of a group: its entries along one axis."""
+
+    def __init__(self, place: Place, indices: np.ndarray, tensor: Tensor):
+        self.name, self.axis = place
+        self._count = int(np.prod(indices.shape[:-1]))
+        order = indices.ravel()
+        whole = len(order) == tensor.shape[self.axis] and bool((order == np.arange(len(order))).all())
+        self._order = None if whole else torch.from_numpy(order)
+
+    def rows(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """[units, entries] of one of some tensors."""
+        rows = tensors[self.name].movedim(self.axis, 0)
+        return (rows if self._order is None else rows.index_select(0, self._order)).reshape(self._count, -1)
 
 
 def assigned(groups: Sequence[Group], symmetries: Symmetries, gram: Gram) -> Permutation:
@@ -195,34 +245,16 @@ def _best(
     return float(similar[rows, columns].sum())
 
 
-def _products(group: Group, a: Mapping[str, Tensor], b: Mapping[str, Tensor], ordered: bool = False) -> np.ndarray:
-    """Inner products [units, units] of what belongs to each unit; of sorted entries where `ordered`."""
-    total: Tensor | float = 0.0
-    for (name, axis), indices in group.places.items():
-        if name in a:
-            left, right = (_rows(t[name], axis, indices, ordered) for t in (a, b))
-            total = total + left @ right.T
-    if isinstance(total, float):
-        units = group.size * group.copies
-        return np.zeros((units, units))
-    return total.numpy()
-
-
-def _rows(tensor: Tensor, axis: int, indices: np.ndarray, ordered: bool) -> Tensor:
-    units = int(np.prod(indices.shape[:-1]))
-    rows, order = tensor.movedim(axis, 0), indices.ravel()
-    if len(order) != len(rows) or (order != np.arange(len(order))).any():
-        rows = rows.index_select(0, torch.from_numpy(order))
-    rows = rows.reshape(units, -1)
-    return rows.sort(1).values if ordered else rows
-
-
 def _as_float64(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: t.detach().to("cpu", torch.float64) for name, t in weights.items()}
 
 
-def _inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: Mapping[str, Tensor]) -> float:
-    return sum(float(torch.dot(a[name].flatten(), b[name].flatten())) for name in names)
+def _inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: Iterable[str]) -> float:
+    return sum(_inners(a, b, names).values())
+
+
+def _inners(a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, float]:
+    return {name: float(torch.dot(a[name].flatten(), b[name].flatten())) for name in names}
 
 
 def midpoint_loss(problem: Problem, a: Checkpoint, b: Checkpoint) -> float:
