@@ -51,7 +51,7 @@ def compare(title: str, problem: Problem, a: Checkpoint, b: Checkpoint) -> None:
     x = problem.data.batches()[0][0]
     symmetries, discovery_s = _timed(lambda: find_symmetries(problem))
     ours, ours_s = _timed(lambda: match_weights(symmetries, a, b))
-    chosen, chosen_s = _timed(lambda: match_weights(symmetries, a, b, problem=problem))
+    chosen, chosen_s = _timed(lambda: match_weights(symmetries, a, b, problem=problem, restarts=4))
     first, second = (_module(problem, c) for c in (a, b))
     before = second(x)
     torch.manual_seed(0)  # of its order of steps

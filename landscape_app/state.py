@@ -224,11 +224,8 @@ class State(Task):
             "slice": "random-plane",
             "batchnorm": problem.batchnorm if problem else self.batchnorm,
         }
-        # widgets set a value of their own when the options change: what is kept is decided before
         kept = {k: getattr(self, k) if getattr(self, k) in options[k].values() else fresh[k] for k in options}
-        for name, offered in options.items():
-            self.param[name].objects = offered
-        self.param.update(**kept)
+        self.put_on_offer(options, **kept)
         self._offer_directions(problem)
         if self.result is None and problem:
             loss = problem.measures[0]
@@ -242,10 +239,8 @@ class State(Task):
             "include": {label: kind for label, kind in KINDS.items() if kind in kinds | {"weight"}},
             "layers": {name: name for name in (layers_of(problem) if problem else ())},
         }
-        for name, options in offered.items():
-            kept = [value for value in getattr(self, name) if value in options.values()]
-            self.param[name].objects = options
-            self.param.update(**{name: kept or (["weight"] if name == "include" else [])})
+        kept = {name: [v for v in getattr(self, name) if v in options.values()] for name, options in offered.items()}
+        self.put_on_offer(offered, layers=kept["layers"], include=kept["include"] or ["weight"])
         self.has_frozen = any(entry.frozen for entry in structure.entries.values())
         self.frozen = self.frozen and self.has_frozen
 
@@ -269,9 +264,7 @@ class State(Task):
     @param.depends("along", watch=True)
     def _offer_along(self) -> None:
         offered = self._slices(len(self.project.checkpoint_names(self.problem)))
-        kept = self.slice if self.slice in offered.values() else "random-plane"
-        self.param.slice.objects = offered
-        self.slice = kept
+        self.put_on_offer({"slice": offered}, slice=self.slice if self.slice in offered.values() else "random-plane")
 
     @property
     def earlier(self) -> Entry | None:
@@ -309,9 +302,7 @@ class State(Task):
     def _offer_parts(self) -> None:
         offered = parts(self.result)
         kept = self.across if self.across in offered.values() else MEAN
-        if offered != dict(self.param.across.names or {}):
-            self.param.across.objects = offered
-        self.across = kept
+        self.put_on_offer({"across": offered}, across=kept)
 
     @property
     def alone(self) -> Request | None:
@@ -497,9 +488,7 @@ class State(Task):
         before, self._shown = self._shown, self.shown
         kept = before if self.other == self.shown else self.other  # the two change places
         kept = kept if kept in others.values() else THE_SAME
-        if others != dict(self.param.other.names):
-            self.param.other.objects = others
-        self.other = kept
+        self.put_on_offer({"other": others}, other=kept)
 
     @param.depends("compare", "other", "result", watch=True)
     def _offer_other_parts(self) -> None:
@@ -511,9 +500,7 @@ class State(Task):
         if chosen != self._compared:
             kept = SPREAD if ds is self.result and self.across != SPREAD else MEAN
         kept = kept if kept in offered.values() else MEAN
-        if offered != dict(self.param.other_across.names or {}):
-            self.param.other_across.objects = offered
-        self.other_across = kept
+        self.put_on_offer({"other_across": offered}, other_across=kept)
 
     @param.depends("compare", "other", "result", "across", "other_across", watch=True)
     def _offer_other_metrics(self) -> None:
@@ -528,9 +515,7 @@ class State(Task):
         elif chosen != self._compared or kept not in offered:
             kept = self.metric if self.metric in offered else "loss"
         self._compared = chosen
-        if metrics(ds) != dict(self.param.other_metric.names or {}):
-            self.param.other_metric.objects = metrics(ds)
-        self.other_metric = kept
+        self.put_on_offer({"other_metric": metrics(ds)}, other_metric=kept)
 
     @param.depends("metric", watch=True)
     def _keep_comparing(self) -> None:
@@ -559,10 +544,7 @@ class State(Task):
             self._offer_metrics(metrics(self.drawn))
 
     def _offer_metrics(self, offered: dict[str, str]) -> None:
-        kept = self.metric if self.metric in offered.values() else "loss"
-        if offered != dict(self.param.metric.names or {}):
-            self.param.metric.objects = offered
-        self.metric = kept
+        self.put_on_offer({"metric": offered}, metric=self.metric if self.metric in offered.values() else "loss")
 
     @param.depends("metric", "across", watch=True)
     def _choose_scale(self) -> None:

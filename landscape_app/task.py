@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import param
@@ -57,6 +58,24 @@ class Task(param.Parameterized):
     def offer(self) -> None:
         """Offer what the problem has; keep the choices that it has too."""
         raise NotImplementedError
+
+    def put_on_offer(self, offered: Mapping[str, Mapping[str, Any]], **chosen: Any) -> None:
+        """Offer choices, label to value, and choose among them.
+
+        What was chosen before stays on offer until then: a widget whose value is gone chooses another one by itself,
+        and perhaps only after this, in the server's thread.
+        """
+        for name, options in offered.items():
+            now = getattr(self, name)
+            gone = [v for v in (now if isinstance(now, list) else [now]) if v not in options.values()]
+            self._offer(name, {**options, **{str(value): value for value in gone}})
+        self.param.update(**chosen)
+        for name, options in offered.items():
+            self._offer(name, options)
+
+    def _offer(self, name: str, options: Mapping[str, Any]) -> None:
+        if options != dict(self.param[name].names or {}):
+            self.param[name].objects = options
 
     def settle(self) -> None:
         """Wait, with the lock, until the choices are of the problem: it may be made in another thread just now."""

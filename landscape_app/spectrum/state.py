@@ -176,12 +176,9 @@ class Spectrum(Task):
             "of_class": ALL,
             "batchnorm": problem.batchnorm if problem else self.batchnorm,
         }
-        # widgets set a value of their own when the options change: what is kept is decided before
         kept = {k: getattr(self, k) if getattr(self, k) in options[k].values() else fresh[k] for k in options}
-        for name, offered in options.items():
-            self.param[name].objects = offered
         here = self.at is not None and self.at.surface.problem == self.problem
-        self.param.update(**kept, at=self.at if here else None)
+        self.put_on_offer(options, **kept, at=self.at if here else None)
 
     @param.depends("checkpoint", watch=True)
     def _leave_the_point(self) -> None:
@@ -206,9 +203,7 @@ class Spectrum(Task):
         parts = self.parts
         named = {name_of(parts, at): at for at in places(parts)}
         kept = self.chosen if self.chosen in named.values() else None
-        if {"None": NONE, **named} != dict(self.param.pick.names):
-            self.param.pick.objects = {"None": NONE, **named}
-        self.param.update(chosen=kept, pick=kept or NONE)
+        self.put_on_offer({"pick": {"None": NONE, **named}}, chosen=kept, pick=kept or NONE)
 
     @param.depends("chosen", watch=True)
     def _say_which(self) -> None:
@@ -228,10 +223,7 @@ class Spectrum(Task):
             part, first = self.chosen
             others = [at for at in places(parts) if at[0] == part and at[1] != first]
             offered |= {name_of(parts, at): at[1] for at in others}
-        kept = self.second if self.second in offered.values() else RANDOM
-        if offered != dict(self.param.second.names):
-            self.param.second.objects = offered
-        self.second = kept
+        self.put_on_offer({"second": offered}, second=self.second if self.second in offered.values() else RANDOM)
 
     @property
     def along(self) -> Along | None:

@@ -100,8 +100,7 @@ class Trajectory(Task):
         kept = self.batchnorm if self.batchnorm in policies else policies[0]
         if problem and self.batchnorm not in policies:
             kept = problem.batchnorm
-        self.param.batchnorm.objects = {BATCHNORM.get(policy, policy): policy for policy in policies}
-        self.batchnorm = kept
+        self.put_on_offer({"batchnorm": {BATCHNORM.get(p, p): p for p in policies}}, batchnorm=kept)
 
     @param.depends(*inputs, "computed", watch=True)
     def _compare(self) -> None:
@@ -113,9 +112,8 @@ class Trajectory(Task):
         known = picture.known(ds) if ds is not None else []
         named = {str(ds["name"].values[i]): i for i in known} if ds is not None else {}
         kept = self.chosen if self.chosen in named.values() else None
-        if {"None": NONE, **named} != dict(self.param.pick.names):
-            self.param.pick.objects = {"None": NONE, **named}
-        self.param.update(chosen=kept, pick=NONE if kept is None else kept)
+        pick = NONE if kept is None else kept
+        self.put_on_offer({"pick": {"None": NONE, **named}}, chosen=kept, pick=pick)
         if ds is not None and not np.array_equal(ds["step"].values, self._spaced, equal_nan=True):
             self._spaced = ds["step"].values
             self.log_steps = picture.widening(ds)
