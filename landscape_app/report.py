@@ -173,7 +173,7 @@ def _barriers(given: xr.Dataset) -> Shown:
         sentences += connectivity_words.findings(ds, metric, 0, 1) if "distance" in ds else []
     rows = connectivity_words.rows(ds, "loss") if "distance" in ds else []
     return Shown(
-        plots, [*sentences, *connectivity_words.notes(ds)], [connectivity_words.HEADERS, *rows] if rows else []
+        plots, [*sentences, *connectivity_words.notes(ds)], [connectivity_words.headers(ds), *rows] if rows else []
     )
 
 

@@ -80,7 +80,7 @@ def _draw_path(axes: Axes, shown: Shown, scale: Scale, chord: str) -> None:
     if strong:
         draw_band(axes, path.t, path.values, path.errors, scale, colour)
     axes.plot(
-        path.t, path.values, color=colour, linestyle={"dashed": (0, (4, 2)), "solid": "-"}[DASHES[shown.stage]],
+        path.t, path.values, color=colour, linestyle={"dashed": (0, (4, 2)), "solid": "-", "dotdash": "-."}[DASHES[shown.stage]],
         linewidth=1.2 if strong else 0.8, alpha=1 if strong else 0.55, marker="o" if strong else "", markersize=1.8,
         label=shown.label, gid=shown.label,
     )  # fmt: skip
