@@ -235,6 +235,7 @@ class PairRun(Run):
         super().__init__(session, task)
         self._about: Any = None
         task.paths.param.watch(partial(session.do, self._follow), ["result", "first", "second", "third"])
+        task.paths.curve.param.watch(partial(session.do, self._follow), "computed")  # a plane may hold it
 
     def bring(self, entry: Entry) -> None:
         super().bring(entry)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, cast
 
 import xarray as xr
@@ -58,13 +58,14 @@ class PlaneRequest(PairRequest):
     """The loss over the plane through A, B and a third: B in the units of A, or the bend of the curve between them.
 
     checkpoints, matching: all that were brought to common units, and how, as a ConnectivityRequest has them.
-    third: MATCHED or CURVE.
+    third: MATCHED or CURVE. updates: steps of the curve's training.
     """
 
     kind = "plane"
     checkpoints: tuple[str, ...] = ()
     matching: str = "activations"
     third: str = MATCHED
+    updates: int = 0
 
     def steps(
         self, project: Any, matched: Matched | None = None, trained: Trained | None = None
@@ -86,8 +87,7 @@ class PlaneRequest(PairRequest):
             every = tuple(project.checkpoint(self.problem, name) for name in self.checkpoints)
             found = match_many(find_symmetries(problem), every, method=self.matching, problem=problem)
             matched = Matched(every, found)
-        moved = matched.to(*(self.checkpoints.index(name) for name in (self.first, self.second)))
-        return replace(moved, name=f"{self.second} matched")
+        return matched.to(*(self.checkpoints.index(name) for name in (self.first, self.second)))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from landscape_app import look, picture, plotting
-from landscape_app.connectivity.picture import COLOURS, tracks
+from landscape_app.connectivity.picture import COLOURS, DASHES, tracks
 from landscape_app.heatmap import Heatmap
 from landscape_app.scales import Scale
 
@@ -18,9 +18,14 @@ class PlaneChart:
         self.heatmap = Heatmap()
         self.figure = plot = self.heatmap.figure
         plot.name = "connectivity-plane"
-        self.tracks = plotting.empty("xs", "ys", "colour")
-        plot.multi_line("xs", "ys", line_color=plotting.INK, line_width=4, line_alpha=0.6, source=self.tracks)
-        plot.multi_line("xs", "ys", line_color="colour", line_width=2.2, source=self.tracks)
+        self.tracks = plotting.empty("xs", "ys", "colour", "dash")
+        under = plot.renderers.index(self.heatmap.sample_dots)
+        for look_ in ({"line_color": plotting.INK, "line_width": 4.5, "line_alpha": 0.55},
+                      {"line_color": "colour", "line_width": 2.4, "line_dash": "dash"}):  # fmt: skip
+            line = plot.multi_line("xs", "ys", **look_, source=self.tracks)
+            under += 1
+            plot.renderers.remove(line)  # names of checkpoints stand above it
+            plot.renderers.insert(under, line)
         self.heatmap.show(contours=True, samples=False)
         self.pane = self.heatmap.pane
         self.box = look.column()
@@ -35,4 +40,5 @@ class PlaneChart:
             "xs": [place[:, 0] for place in places.values()],
             "ys": [place[:, 1] for place in places.values()],
             "colour": [COLOURS[stage] for stage in places],
+            "dash": [DASHES[stage] for stage in places],
         }

@@ -125,7 +125,7 @@ class PathChart:
         rows = list(_lines(paths, others))
         self.lines.data = _columns([row for _, row in rows], LINES)
         self.points.data = _columns([row for stage, path in paths.items() for row in _points(stage, path)], POINTS)
-        self._mark({s: p for s, p in paths.items() if np.isfinite(p.height)}, picture.units(ds, metric))
+        self._mark({s: p for s, p in paths.items() if np.isfinite(p.height) and p.height}, picture.units(ds, metric))
         self._name([label for label, _ in rows])
 
     def _mark(self, paths: dict[str, Path], units: str) -> None:

@@ -22,6 +22,7 @@ CONVENTIONS = {
     "Mean of the ends less the farthest": "mc",
 }
 THIRDS = {"Matched B": MATCHED, "The bend of the curve": CURVE}
+UPDATES = {f"{count:,}": count for count in (100, 300, 1000, 3000, 10_000)}
 BARS = {"Each layer alone": False, "Layers together": True}
 BATCHNORM = {
     "recalibrated": "Recalibrated at each point",
@@ -49,7 +50,7 @@ class Connectivity(Task):
 
     t = param.Number(default=0.5, bounds=(0.0, 1.0), step=0.01, label="t, the place on the paths")
     third = param.Selector(default=MATCHED, objects=THIRDS, label="Plane through A, B and")
-    updates = param.Integer(default=CurveRequest.updates, bounds=(1, None), label="Steps of training")
+    updates = param.Selector(default=CurveRequest.updates, objects=UPDATES, label="Steps of training")
     together = param.Selector(default=False, objects=BARS, label="Layers")
 
     def __init__(self, project: Any, lock: Any, **params: Any):

@@ -92,7 +92,8 @@ class PlaneTask(PairTask):
     def own(self) -> dict[str, Any]:
         asked = self.paths.entry.request
         if self.paths.third == CURVE:
-            return {"matching": NONE, "third": CURVE}
+            curve = self.paths.curve.computed
+            return {"matching": NONE, "third": CURVE, "updates": curve.updates if curve else 0}
         return {"checkpoints": asked.checkpoints, "matching": asked.matching}
 
     def keeper(self) -> dict[str, Any]:
@@ -135,7 +136,8 @@ class CurveTask(PairTask):
         return {"trained": Trained()}
 
     def restore(self, request: PairRequest) -> bool:
-        self.paths.updates = getattr(request, "updates", self.paths.updates)
+        if getattr(request, "updates", None) in self.paths.param.updates.objects:
+            self.paths.updates = request.updates
         return super().restore(request)
 
 

@@ -139,7 +139,8 @@ def findings(ds: xr.Dataset, metric: str, a: int, b: int) -> list[str]:
 
 
 def _height(path: picture.Path, units: str) -> str:
-    return f"{_value(path.height, units)} at t = {number(path.at, 2)}"
+    where = f" at t = {number(path.at, 2)}" if path.height else ""
+    return f"{_value(path.height, units)}{where}"
 
 
 def _share(paths: list[picture.Path]) -> str:
@@ -254,7 +255,7 @@ def pair_promise(task: PairTask) -> str:
         return ""
     a, b, samples = request.first, request.second, f"{task.project.problems[request.problem].n:,} samples"
     if request.kind == "plane":
-        third = "the bend of the curve" if request.third == CURVE else f"{b} in the units of {a}"
+        third = "the bend of the curve" if request.third == CURVE else f"π({b}), the second in the units of the first"
         return f"The loss over the plane through {a}, {b} and {third}: at most 10,201 points, coarse first."
     if request.kind == "curve":
         return f"From {a} to {b} through one bend, by {request.updates:,} steps of Adam that lower the mean loss along it."

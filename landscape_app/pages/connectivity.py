@@ -44,7 +44,7 @@ class Part:
         self.task = task
         self.run_panel = RunPanel(task, words.pair_message, verb, again)
         self.said = look.html(visible=False)
-        heading = look.html(f'<div class="ls"><h2>{text(head)}</h2></div>')
+        heading = look.html(f'<div class="ls head"><h2>{text(head)}</h2></div>')
         self.view = look.column(heading, look.bar(*choices), self.run_panel.view, self.said, kind="ls-part")
 
     def say(self, *sentences: str) -> None:
@@ -68,7 +68,7 @@ class ConnectivityPage:
         self.veil = look.veil()
         self.place = look.column(look.bar(field(state, "t", width=280)), self.walk.box, visible=False)
         self.halves = look.column(self.plot.path.box, self.place), look.column(self.plane.box)
-        self.top = look.facing(*self.halves)
+        self.top = look.column(*self.halves)
         self.stack = look.stack(self.top, self.veil)
         self.parts = {
             "plane": Part(state.plane, "The plane", "Draw the plane", "Draw again", field(state, "third", width=220)),
@@ -144,7 +144,7 @@ class ConnectivityPage:
     def _draw_plane(self) -> None:
         state, ds = self.state, self.state.plane.result
         self.halves[1].visible = ds is not None
-        look.arrange(self.top, "ls-facing" if ds is not None and state.result is not None else "ls-single")
+        look.arrange(self.top, *(["ls-facing", "ls-level"] if ds is not None and state.result is not None else []))
         look.arrange(self.body, "ls-wide" if ds is not None else "ls-spread")
         self.parts["plane"].say(words.pair_caption(ds) if ds is not None else "")
         if ds is None:
