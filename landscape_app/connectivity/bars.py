@@ -14,7 +14,7 @@ from landscape_app.connectivity.picture import Bars, layer_bars, layer_label, sh
 from landscape_app.curve import MARGIN
 from landscape_app.scales import Scale
 
-ROW, FRAME, MOST = 38, 92, 1400  # pixels: of a layer, about the bars, altogether
+ROW, FRAME, MOST = 38, 112, 1400  # pixels: of a layer, about the bars, altogether
 COLUMNS = ("y", "value", "low", "high", "colour", "layer", "what")
 
 
@@ -36,7 +36,7 @@ class LayersChart:
         for end in ("low", "high"):
             plot.scatter(end, "y", size=4, color=plotting.INK, alpha=0.75, source=self.bars)
         self.legend = Legend(
-            items=[], orientation="horizontal", padding=2, margin=2, spacing=12, glyph_width=16, label_standoff=4,
+            items=[], padding=2, margin=2, spacing=0, glyph_width=16, label_standoff=4,
             label_text_font_size="12px", background_fill_alpha=0, border_line_color=None,
         )  # fmt: skip
         plot.add_layout(self.legend, "above")

@@ -23,6 +23,7 @@ from landscape_app.scales import Scale
 from landscape_app.text import number
 
 TALL, SQUARE = 380, 300
+WIDE = 14  # letters in a legend, of which three do not fit beside each other on a narrow screen
 PALETTE = bokeh.palettes.Viridis256
 LINES = ("xs", "ys", "colour", "alpha", "dash", "width")
 POINTS = ("x", "y", "colour", "value", "error", "stage")
@@ -155,6 +156,7 @@ class PathChart:
         if named != [(item.label.value, item.index) for item in self.legend.items]:
             line = self.figure.renderers[0]
             self.legend.items = [LegendItem(label=label, renderers=[line], index=i) for label, i in named]
+            self.legend.ncols = len(named) if len(named) < 4 else 3 if max(map(len, labels)) < WIDE else 2
 
 
 class MatrixChart:

@@ -223,7 +223,7 @@ class _Paths:
         names, matching = self.request.checkpoints, self.request.matching
         between = " and ".join(names) if len(names) == 2 else f"{len(names)} checkpoints"
         return {
-            "title": f"paths between {between}, {MATCHINGS[matching]}",
+            "title": f"paths between {between}, {MATCHINGS[matching]}{' and repaired' * bool(self.repaired)}",
             **self.progress.attrs(status),
             "paths": self.done,
             "planned_paths": len(self.stages) * len(self.pairs),
