@@ -12,7 +12,6 @@ import xarray as xr
 from analysis import provenance
 from landscape_app.jobs import JobState, Snapshot
 
-
 OF_PAIR = ("plane", "curve", "layers")  # kinds of results about one pair of checkpoints
 
 

@@ -32,7 +32,9 @@ class LayersChart:
         plot.yaxis.update(major_tick_line_color=None, axis_line_color=None)
         self.bars = plotting.empty(*COLUMNS)
         self.drawn = plot.hbar(y="y", left=0, right="value", height=0.36, color="colour", source=self.bars)
-        plot.segment("low", "y", "high", "y", line_color=plotting.INK, line_alpha=0.75, line_width=1.5, source=self.bars)
+        plot.segment(
+            "low", "y", "high", "y", line_color=plotting.INK, line_alpha=0.75, line_width=1.5, source=self.bars
+        )
         for end in ("low", "high"):
             plot.scatter(end, "y", size=4, color=plotting.INK, alpha=0.75, source=self.bars)
         self.legend = Legend(

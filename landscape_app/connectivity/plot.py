@@ -14,8 +14,8 @@ from bokeh.models import FixedTicker, HoverTool, Legend, LegendItem, LinearColor
 
 from landscape_app import look, plotting
 from landscape_app.connectivity import picture
-from landscape_app.connectivity.picture import BRIGHT, CHORD, COLOURS, DASHES, SAYS, Path, shortened
 from landscape_app.connectivity.of_pair import CURVE
+from landscape_app.connectivity.picture import BRIGHT, CHORD, COLOURS, DASHES, SAYS, Path, shortened
 from landscape_app.connectivity.request import AFTER, BEFORE, REPAIRED
 from landscape_app.curve import MARGIN
 from landscape_app.picture import metric_label

@@ -123,4 +123,5 @@ def _template(paths: Mapping[str, Mapping[str, Path]], labels: Mapping[str, str]
         cells = "".join(f"<td>{{{i}.{known.index(m)}}}</td>" if m in of else "<td></td>" for m in labels)
         rows.append(f'<tr><td><i class="key" style="background:{COLOURS[line]}"></i>{SAYS[line]}</td>{cells}</tr>')
     head = f"<thead><tr><th>At t = {{t}}</th>{head}</tr></thead>"
-    return f'<div class="ls"><div class="wide"><table class="values figures">{head}<tbody>{"".join(rows)}</tbody></table></div></div>'
+    table = f'<table class="values figures">{head}<tbody>{"".join(rows)}</tbody></table>'
+    return f'<div class="ls"><div class="wide">{table}</div></div>'

@@ -130,9 +130,10 @@ def findings(ds: xr.Dataset, metric: str, a: int, b: int) -> list[str]:
     merged = float(ds[f"merged_{metric}"])
     if np.isfinite(merged):
         own = ds[f"marker_{metric}"].values
+        repaired = ", repaired," if REPAIRED in picture.stages(ds) else ""
         every = "both" if len(names) == 2 else f"all {len(names)}"
         said.append(
-            f"The average of {every} in common units{', repaired,' if REPAIRED in picture.stages(ds) else ''} has a {label} of {_value(merged, units)}; the checkpoints have "
+            f"The average of {every} in common units{repaired} has a {label} of {_value(merged, units)}; the checkpoints have "
             f"{number(own.min())} to {_value(own.max(), units)}."
         )
     return said
@@ -199,8 +200,8 @@ def repair(ds: xr.Dataset) -> list[str]:
         ]
     if layers == 0:
         return [
-            "REPAIR has nothing to rescale here: it needs a linear or convolutional layer with a bias whose units may be "
-            "exchanged. What stands before a BatchNorm has its statistics estimated anew in any case."
+            "REPAIR has nothing to rescale here: it needs a linear or convolutional layer with a bias whose units may "
+            "be exchanged. What stands before a BatchNorm has its statistics estimated anew in any case."
         ]
     return []
 
@@ -258,7 +259,9 @@ def pair_promise(task: PairTask) -> str:
         third = "the bend of the curve" if request.third == CURVE else f"π({b}), the second in the units of the first"
         return f"The loss over the plane through {a}, {b} and {third}: at most 10,201 points, coarse first."
     if request.kind == "curve":
-        return f"From {a} to {b} through one bend, by {request.updates:,} steps of Adam that lower the mean loss along it."
+        return (
+            f"From {a} to {b} through one bend, by {request.updates:,} steps of Adam that lower the mean loss along it."
+        )
     return f"Each layer of {a} half-way to that of {b}, and the other way round, beside random moves; {samples} each."
 
 
