@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from test_ui import CELL, MS, browser, choose, page, seen, served, wait_for  # noqa: F401
+from test_ui import CELL, MS, browser, choose, faults, page, seen, served, wait_for  # noqa: F401
 
 pytestmark = pytest.mark.ui
 
@@ -88,5 +88,6 @@ def test_a_pair_has_its_plane_its_curve_and_its_layers(page, tmp_path):  # noqa:
         with page.expect_download() as download:
             seen(page, "Save B matched to A").click()
         assert download.value.suggested_filename == "mlp128-s1-matched-to-mlp128-s2.safetensors"
+        assert faults(page) == []
         page.set_viewport_size({"width": 400, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
