@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from models import classification
-from test_connectivity_page import NAMES, computed, made, opened, wait
+from test_connectivity_page import NAMES, computed, made, opened, trained, wait
 
 from analysis import LandscapeError, Plane, Problem, Project, load, save
 from analysis.checkpoints import Checkpoint
@@ -240,7 +240,23 @@ def test_results_about_a_pair_are_saved_exported_and_opened_again(session, plane
         assert own.result.identical(load(file)), kind
         assert own.entry.request == entry.request
         assert page.pair_parts.visible
+        assert page.veil.visible == (kind == "layers")
+        if kind == "curve":
+            np.testing.assert_array_equal(page.plot.path.lines.data["ys"][0], ds["loss"])
+            assert "Curve" in page.walk.readout.text
+        elif kind == "plane":
+            assert page.plane.tracks.data["colour"] == [picture.COLOURS["before"], picture.COLOURS["after"]]
     assert explorer.state.tasks["plane"].entry.request == PlaneRequest("small", "two", "three", "none", NAMES)
+
+
+def test_a_matching_that_moves_nothing_spans_no_plane():
+    one = trained(1)
+    near = trained(1)
+    near[0].weight.data += 1e-3
+    x, y = classification()
+    project = Project(Problem(trained(1), "cross_entropy", (x, y), name="small"), {"one": one, "near": near})
+    with pytest.raises(LandscapeError, match="Matching moves no unit of 'near'"):
+        next(PlaneRequest("small", "one", "near", checkpoints=("one", "near")).steps(project))
 
 
 def test_a_matching_is_made_again_where_a_session_has_none(session, plane, project):

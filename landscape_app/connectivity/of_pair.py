@@ -77,7 +77,13 @@ class PlaneRequest(PairRequest):
                 raise LandscapeError("This session has no curve between the two: train one first.")
             plane = trained.curve.plane()
         else:
-            plane = Plane.through(a, b, self._matched(project, problem, matched))
+            moved = self._matched(project, problem, matched)
+            if (moved.weights - b.weights).norm() == 0:
+                raise LandscapeError(
+                    f"Matching moves no unit of '{b.name}', so it spans no plane with itself and '{a.name}'. Look at "
+                    "another pair, or draw the plane of a curve."
+                )
+            plane = Plane.through(a, b, moved)
         yield from self.marked(surface(problem, plane))
 
     def _matched(self, project: Any, problem: Problem, matched: Matched | None) -> Checkpoint:

@@ -133,8 +133,8 @@ def findings(ds: xr.Dataset, metric: str, a: int, b: int) -> list[str]:
         repaired = ", repaired," if REPAIRED in picture.stages(ds) else ""
         every = "both" if len(names) == 2 else f"all {len(names)}"
         said.append(
-            f"The average of {every} in common units{repaired} has a {label} of {_value(merged, units)}; the checkpoints "
-            f"have {number(own.min())} to {_value(own.max(), units)}."
+            f"The average of {every} in common units{repaired} has a {label} of {_value(merged, units)}; the "
+            f"checkpoints have {number(own.min())} to {_value(own.max(), units)}."
         )
     return said
 

@@ -23,6 +23,7 @@ def draw_layers(ds: xr.Dataset, metric: str, width: float) -> Figure:
     made = new_figure(width, min(TALLEST, ABOUT + ROW * len(layers)))
     axes = made.subplots()
     frame(axes)
+    axes.grid(visible=False)
     places, reach = np.arange(len(layers)), [0.0]
     for bar, aside in zip(layer_bars(ds, metric, together=False), (-0.2, 0.2), strict=True):
         axes.barh(places + aside, bar.mean, 0.36, color=bar.colour, label=bar.label)

@@ -105,6 +105,8 @@ class ConnectivityPage:
         for task in (state.plane, state.curve, state.layers):
             task.param.watch(self._safely(self._arrange), ["result", "job"])
         state.param.watch(self._promise, [*state.inputs, "job", "result", "trouble"])
+        for task in (state.plane, state.curve):
+            task.param.watch(self._promise, "result")
         self._promise()
         for draw in (self._draw, self._draw_plane, self._draw_layers, self._arrange):
             self._safely(draw)()
@@ -122,24 +124,37 @@ class ConnectivityPage:
 
     def _draw(self) -> None:
         state, ds = self.state, self.state.result
-        for view in (self.found, self.below, self.beside, self.pair_controls.view, self.place):
+        for view in (self.found, self.below, self.beside, self.pair_controls.view):
             view.visible = ds is not None
-        self.halves[0].visible = ds is not None
-        if ds is None or not _holds(ds, state.metric, state.first, state.second):
-            return
+        trained = state.curve.result
+        curve = picture.as_paths(trained) if trained is not None else None
+        self.halves[0].visible = self.place.visible = ds is not None or curve is not None
+        self._say_curve(trained)
         metric, a, b = state.metric, state.first, state.second
-        curve = _curve(state.curve.result)
-        labels = {name: picture.titled(ds, name) for name in picture.metrics(ds).values()}
-        lines = picture.lines(ds, curve, a, b)
+        shown = ds
+        if ds is None and curve is not None:  # opened from a file: alone
+            shown, metric, a, b = curve, "loss", 0, 1
+        if shown is None or not _holds(shown, metric, a, b):
+            return
+        labels = {name: picture.titled(shown, name) for name in picture.metrics(shown).values()}
+        lines = picture.lines(shown, curve, a, b)
 
         def edit() -> None:
-            self.plot.draw(ds, metric, a, b, lines.get(CURVE, {}).get(metric))
+            self.plot.draw(shown, metric, a, b, lines.get(CURVE, {}).get(metric))
             self.walk.draw(lines, metric, labels)
             self.walk.move(state.t)
             show(self.walk)
 
         plotting.change(edit, *self.plot.panes, self.walk.pane)
-        self._say(ds, metric, a, b)
+        if ds is not None:
+            self._say(ds, metric, a, b)
+
+    def _say_curve(self, ds: xr.Dataset | None) -> None:
+        if ds is None:
+            self.parts["curve"].say()
+            return
+        metric = self.state.metric if self.state.metric in picture.metrics(ds).values() else "loss"
+        self.parts["curve"].say(words.pair_caption(ds), words.curve_found(ds, metric))
 
     def _draw_plane(self) -> None:
         state, ds = self.state, self.state.plane.result
@@ -177,7 +192,7 @@ class ConnectivityPage:
 
     def _move(self) -> None:
         t = self.state.t
-        if self.state.result is not None:
+        if self.halves[0].visible:
             plotting.change(lambda: self.walk.move(t), *self.plot.panes, self.plane.pane, self.walk.pane)
 
     def _arrange(self) -> None:
@@ -192,10 +207,6 @@ class ConnectivityPage:
         said = words.findings(ds, metric, a, b)
         lines = "".join(f'<p class="nums">{text(line)}</p>' for line in said)
         self.findings.object = f'<div class="ls caption" role="status">{lines}</div>'
-        curve = self.state.curve.result
-        found = curve is not None and metric in picture.metrics(curve).values()
-        caption = [words.pair_caption(curve)] if curve is not None else []
-        self.parts["curve"].say(*caption, words.curve_found(curve, metric) if found else "")
         table = _table(words.headers(ds), words.rows(ds, metric), picture.pair(ds, a, b))
         table = look.folded("All values", f'<div class="wide">{table}</div>')
         self.table.object = f'<div class="ls">{table}</div>'
@@ -214,7 +225,7 @@ class ConnectivityPage:
     def _promise(self, *_: object) -> None:
         """Before the first result: say what will come."""
         state = self.state
-        empty = state.result is None and state.plane.result is None
+        empty = all(task.result is None for task in (state, state.plane, state.curve))
         self.veil.visible = empty
         look.arrange(self.stack, "ls-stack", *(["ls-empty"] if empty else []))
         if not empty:
@@ -229,11 +240,6 @@ class ConnectivityPage:
         self.veil.object = (
             f'<div class="ls veil"><div>{SKETCH}<h2>{text(head)}</h2><p class="quiet">{text(said)}</p></div></div>'
         )
-
-
-def _curve(ds: xr.Dataset | None) -> xr.Dataset | None:
-    """A curve as paths."""
-    return picture.as_paths(ds) if ds is not None else None
 
 
 def _holds(ds: xr.Dataset, metric: str, a: int, b: int) -> bool:
