@@ -12,6 +12,8 @@ import xarray as xr
 from analysis import provenance
 from landscape_app.jobs import JobState, Snapshot
 
+OF_PAIR = ("plane", "curve", "layers")  # kinds of results about one pair of checkpoints
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -35,8 +37,13 @@ class Entry:
 
     @property
     def kind(self) -> str:
-        """Which task it answers: "surface", "spectrum", "trajectory" or "connectivity"."""
+        """Which task it answers, as `kind_of` has it."""
         return kind_of(self.result)
+
+    @property
+    def page(self) -> str:
+        """The page that shows it."""
+        return "connectivity" if self.kind in OF_PAIR else self.kind
 
     @property
     def title(self) -> str:
@@ -46,6 +53,13 @@ class Entry:
 
 
 def kind_of(ds: xr.Dataset) -> str:
+    """ "surface", "spectrum", "trajectory" or "connectivity", each a page's; or one of OF_PAIR."""
+    if ds.attrs.get("kind") == "plane":
+        return "plane"
+    if "layer" in ds.dims and "into" in ds.dims:
+        return "layers"
+    if "training_loss" in ds and "loss_barrier" in ds:
+        return "curve"
     if {"stage", "pair", "place"} <= set(ds.dims):
         return "connectivity"
     if {"eigenvalue", "overlap"} <= set(ds.data_vars):

@@ -9,6 +9,7 @@ import panel as pn
 import xarray as xr
 
 from landscape_app import look
+from landscape_app.connectivity.tasks import PairTask
 from landscape_app.entries import Entry
 from landscape_app.findings import file_name
 from landscape_app.state import State
@@ -71,6 +72,8 @@ class Exports:
         if task is self.state.connectivity:
             names = [str(name) for name in task.result["checkpoint"].values]
             return {"metric": task.metric, "pair": (names[task.first], names[task.second])}
+        if isinstance(task, PairTask):
+            return {"metric": task.paths.metric} if f"marker_{task.paths.metric}" in task.result else {}
         scale = {"scale": "log" if task.log_scale else "linear"}
         return {"metric": task.metric, **scale} if task is self.state else scale
 

@@ -71,8 +71,8 @@ def follow(state: State, query: str, tell: Tell) -> None:
     """
     asked = parse_qs(query.removeprefix("?"), keep_blank_values=True)
     page = asked.pop(PAGE, [state.page])[-1]
-    if page not in state.tasks:
-        tell(f"There is no page “{page}”: the pages are {', '.join(state.tasks)}.")
+    if page not in state.param.page.objects:
+        tell(f"There is no page “{page}”: the pages are {', '.join(state.param.page.objects)}.")
         return
     state.page = page
     task, drawn = state.tasks[page], asked.pop(DRAWN, ["no"])[-1]

@@ -18,6 +18,7 @@ from analysis.files import whole_file
 from landscape_app import picture, words
 from landscape_app.connectivity import picture as connectivity
 from landscape_app.connectivity import words as connectivity_words
+from landscape_app.connectivity.bars import LayersChart
 from landscape_app.connectivity.plot import ConnectivityPlot
 from landscape_app.curve import Curve
 from landscape_app.figures import caption
@@ -173,8 +174,18 @@ def _barriers(given: xr.Dataset) -> Shown:
         sentences += connectivity_words.findings(ds, metric, 0, 1) if "distance" in ds else []
     rows = connectivity_words.rows(ds, "loss") if "distance" in ds else []
     return Shown(
-        plots, [*sentences, *connectivity_words.notes(ds)], [connectivity_words.HEADERS, *rows] if rows else []
+        plots, [*sentences, *connectivity_words.notes(ds)], [connectivity_words.headers(ds), *rows] if rows else []
     )
+
+
+def _layers(ds: xr.Dataset) -> Shown:
+    plots = []
+    for metric in connectivity.layer_metrics(ds).values():
+        for together in (False, True):
+            chart = LayersChart()
+            chart.draw(ds, metric, together)
+            plots.append(chart.figure)
+    return Shown(plots, [connectivity_words.pair_caption(ds)], [])
 
 
 def _nothing(*_: object) -> None:
@@ -199,4 +210,5 @@ SHOWS: dict[str, Callable[[xr.Dataset], Shown]] = {
     "trajectory": _trajectory,
     "path": _barriers,
     "matrix": _barriers,
+    "layers": _layers,
 }

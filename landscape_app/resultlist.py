@@ -7,7 +7,7 @@ import panel as pn
 from landscape_app import look, words
 from landscape_app.connectivity import words as connectivity_words
 from landscape_app.controls import field
-from landscape_app.entries import Entry
+from landscape_app.entries import OF_PAIR, Entry
 from landscape_app.exports import Exports
 from landscape_app.findings import download, file_name
 from landscape_app.spectrum import words as spectrum_words
@@ -20,6 +20,7 @@ SAYS = {
     "spectrum": spectrum_words.entry_line,
     "trajectory": trajectory_words.entry_line,
     "connectivity": connectivity_words.entry_line,
+    **dict.fromkeys(OF_PAIR, connectivity_words.pair_entry_line),
 }
 NOTHING = "What you compute is kept here until you leave the page."
 
@@ -39,7 +40,7 @@ class ResultList:
         )
         state.param.watch(self._send, "file")
         state.param.watch(self._show, ["entries", "shown", "compare", "other", "job", "page"])
-        for task in (state.spectrum, state.trajectory, state.connectivity):
+        for task in [task for task in state.tasks.values() if task is not state]:
             task.param.watch(self._show, ["shown", "job"])
         state.param.watch(self._say_refused, "refused")
         self._show()
@@ -97,7 +98,7 @@ class _Row:
     def show(self, entry: Entry) -> None:
         state, self.entry, self.exports.entry = self.state, entry, entry
         surface = entry.kind == state.kind
-        here = entry.kind == state.page and entry.number == state.tasks[entry.kind].shown
+        here = entry.page == state.page and entry.number == state.tasks[entry.kind].shown
         there = surface and state.compare and entry.number == state.other
         said = SAYS[entry.kind](entry)
         mark = "A" if surface and here and state.compare else "B" if there else ""

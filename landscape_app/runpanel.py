@@ -18,9 +18,11 @@ BUTTON_WIDTH = 148
 class RunPanel:
     """The strip above a picture. It keeps its height whatever the job does; only a failure adds to it."""
 
-    def __init__(self, state: Task, say: Callable[[Any], words.Message]):
-        self.state, self.say = state, say
-        self.compute = _button("Compute", "primary", lambda _: setattr(state, "compute", True))
+    def __init__(
+        self, state: Task, say: Callable[[Any], words.Message], verb: str = "Compute", again: str = "Compute again"
+    ):
+        self.state, self.say, self.verb, self.again = state, say, verb, again
+        self.compute = _button(verb, "primary", lambda _: setattr(state, "compute", True))
         self.cancel = _button("Cancel", "default", lambda _: setattr(state, "cancel", True))
         self.headline = look.html()
         self.progress = look.html()
@@ -30,17 +32,18 @@ class RunPanel:
         strip = pn.Row(buttons, said, sizing_mode="stretch_width", margin=0, min_height=62)
         self.view = look.column(strip, self.trouble)
         state.param.watch(
-            self._show, ["job", "stale", "computed", "entries", "recalled", "trouble", "foreign", *state.inputs]
+            self.show, ["job", "stale", "computed", "entries", "recalled", "trouble", "foreign", *state.inputs]
         )
-        self._show()
+        self.show()
 
-    def _show(self, *_: object) -> None:
+    def show(self, *_: object) -> None:
+        """Say where the task stands now."""
         state = self.state
         said = self.say(state)
         failed = said.tone == "bad"
-        self.compute.label = "Compute again" if state.answered else "Continue" if state.earlier else "Compute"
+        self.compute.label = self.again if state.answered else "Continue" if state.earlier else self.verb
         self.compute.visible = not state.busy
-        self.compute.disabled = any(state.trouble)
+        self.compute.disabled = not state.ready
         self.cancel.visible = state.busy
         said_of = "Choices changed since" if state.foreign is None else "Not of these choices"
         badge = f'<span class="badge">{said_of}</span>' if state.stale and not state.busy else ""

@@ -6,7 +6,7 @@ import re
 import tempfile
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import xarray as xr
 
@@ -14,6 +14,8 @@ from analysis import ResultError, load, provenance
 from landscape_app import picture, seeds, words
 from landscape_app.connectivity import picture as connectivity_picture
 from landscape_app.connectivity import words as connectivity_words
+from landscape_app.connectivity.bars import LayersChart
+from landscape_app.connectivity.of_pair import CurveRequest, LayersRequest, PlaneRequest
 from landscape_app.connectivity.plot import ConnectivityPlot
 from landscape_app.connectivity.request import ConnectivityRequest
 from landscape_app.curve import Curve
@@ -37,8 +39,14 @@ KINDS = {
     ("Plane", "trajectory"): "trajectory",
 }
 LONGEST_NAME = 80
-ASKED = {"spectrum": SpectrumRequest, "trajectory": TrajectoryRequest, "connectivity": ConnectivityRequest}
-Asked = TypeVar("Asked", SpectrumRequest, TrajectoryRequest, ConnectivityRequest)
+ASKED = {
+    "spectrum": SpectrumRequest,
+    "trajectory": TrajectoryRequest,
+    "connectivity": ConnectivityRequest,
+    "plane": PlaneRequest,
+    "curve": CurveRequest,
+    "layers": LayersRequest,
+}
 
 
 def opened(name: str, content: bytes) -> xr.Dataset:
@@ -61,7 +69,14 @@ def opened(name: str, content: bytes) -> xr.Dataset:
 def _show(ds: xr.Dataset) -> None:
     """Draw and say, unseen, what the page will."""
     if kind_of(ds) != "surface":
-        shows = {"spectrum": _show_spectrum, "trajectory": _show_trajectory, "connectivity": _show_connectivity}
+        shows = {
+            "spectrum": _show_spectrum,
+            "trajectory": _show_trajectory,
+            "connectivity": _show_connectivity,
+            "plane": _show_plane,
+            "curve": _show_curve,
+            "layers": _show_layers,
+        }
         shows[kind_of(ds)](ds)
         return
     for part in seeds.parts(ds).values():
@@ -113,13 +128,30 @@ def _show_connectivity(ds: xr.Dataset) -> None:
         plot.draw(ds, metric, 0, 1)
 
 
+def _show_plane(ds: xr.Dataset) -> None:
+    connectivity_picture.tracks(ds), connectivity_words.pair_caption(ds)
+    _show_picture(ds)
+
+
+def _show_curve(ds: xr.Dataset) -> None:
+    connectivity_words.pair_caption(ds), words.provenance_rows(provenance(ds))
+    for metric in connectivity_picture.metrics(ds).values():
+        connectivity_picture.path(connectivity_picture.as_paths(ds), 0, metric, 0, 1)
+
+
+def _show_layers(ds: xr.Dataset) -> None:
+    connectivity_words.pair_caption(ds), words.provenance_rows(provenance(ds))
+    for metric in connectivity_picture.layer_metrics(ds).values():
+        LayersChart().draw(ds, metric, together=False)
+
+
 def snapshot(ds: xr.Dataset) -> Snapshot:
     """A result as the computation that it came from left it."""
     state = JobState.CANCELLED if ds.attrs["status"] == "running" else JobState.DONE
     return Snapshot(state, ds, version=1, progress=float(ds.attrs["progress"]), elapsed=float(ds.attrs["elapsed_s"]))
 
 
-def request_of(ds: xr.Dataset) -> Request | SpectrumRequest | TrajectoryRequest | ConnectivityRequest | None:
+def request_of(ds: xr.Dataset) -> Any:
     """What would compute a result again, None where the choices of the page cannot say it."""
     facts = provenance(ds)
     if kind_of(ds) != "surface":
@@ -150,7 +182,7 @@ def _slice_of(facts: dict[str, Any]) -> str | None:
     return KINDS.get((facts.get("subspace"), facts.get("kind")))
 
 
-def _asked(facts: dict[str, Any], kind: type[Asked]) -> Asked | None:
+def _asked(facts: dict[str, Any], kind: type[Any]) -> Any:
     """The request that a page wrote down, None in a result of the command line."""
     asked = facts.get("asked")
     if not isinstance(asked, dict) or "point" in facts:

@@ -8,13 +8,14 @@ from typing import Any
 import xarray as xr
 
 from analysis import Project, Strategy, provenance
+from landscape_app.connectivity.of_pair import CURVE, CurveRequest, PairRequest, PlaneRequest
 from landscape_app.connectivity.request import NONE, POINTS, ConnectivityRequest
 from landscape_app.projects import SAMPLES
 from landscape_app.request import RANDOM, SLICES, THROUGH, Request
 from landscape_app.spectrum.request import DEFLATED, Part, SpectrumRequest, layer_names
 from landscape_app.trajectory.request import TrajectoryRequest
 
-Asked = Request | SpectrumRequest | TrajectoryRequest | ConnectivityRequest
+Asked = Request | SpectrumRequest | TrajectoryRequest | ConnectivityRequest | PairRequest
 
 
 def script(request: Asked, project: Project, result: xr.Dataset | None = None) -> str:
@@ -31,6 +32,8 @@ def script(request: Asked, project: Project, result: xr.Dataset | None = None) -
         written.spectrum(request)
     elif isinstance(request, TrajectoryRequest):
         written.trajectory(request)
+    elif isinstance(request, PairRequest):
+        written.pair(request, result)
     else:
         written.connectivity(request)
     return written.text()
@@ -227,17 +230,66 @@ class _Script:
             "matched = [permutation.apply(checkpoint) for permutation, checkpoint in pairs]",
         )
         self._paths("matched", "after", len(request.checkpoints), [*convention, f"points={POINTS}"])
+        merged = "average(problem, matched)"
+        if request.repair:
+            options = [*convention, f"points={POINTS}"]
+            self._paths("matched", "repaired", len(request.checkpoints), options, "repaired_barrier", "symmetries")
+            merged = f"{self.use('repaired', 'analysis.connectivity')}(symmetries, problem, {merged}, matched)"
         self.use("save_checkpoint")
-        self.write('save_checkpoint(average(problem, matched), "merged.safetensors")')
+        self.write(f'save_checkpoint({merged}, "merged.safetensors")')
 
-    def _paths(self, checkpoints: str, name: str, count: int, options: list[str]) -> None:
-        barrier, save = self.use("barrier", "analysis.connectivity"), self.use("save")
+    def pair(self, request: PairRequest, result: xr.Dataset | None) -> None:
+        """The plane, the curve or the layers between two checkpoints."""
+        self.problem(request.problem, request.batchnorm)
+        if isinstance(request, PlaneRequest) and request.third != CURVE:
+            self.matched_plane(request, result)
+            return
+        self.checkpoints(request.problem, (request.first, request.second))
+        if isinstance(request, PlaneRequest | CurveRequest):
+            search = self.use("CurveSearch", "analysis.connectivity")
+            options = [f"steps={request.updates}"]
+            if isinstance(request, CurveRequest) and request.convention != CurveRequest.convention:
+                options.append(f"convention={_text(request.convention)}")
+            self.write(f"search = {search}({', '.join(['problem', '*checkpoints', *options])})")
+            self.write("*_, ds = search.steps()")
+            if isinstance(request, PlaneRequest):
+                self.write("plane = search.curve.plane()")
+                self.over_plane(result)
+        else:
+            self.write(f"*_, ds = {self.use('layer_barriers', 'analysis.connectivity')}(problem, *checkpoints)")
+        self.write(f'{self.use("save")}(ds, "{request.kind}.nc")')
+
+    def over_plane(self, result: xr.Dataset | None) -> None:
+        options = ["problem", "plane"]
+        if result is not None:
+            options.append(f"strategy={self.strategy(Strategy.of(provenance(result)['strategy']))}")
+        self.write(f"*_, ds = {self.use('surface')}({', '.join(options)})")
+
+    def matched_plane(self, request: PlaneRequest, result: xr.Dataset | None) -> None:
+        self.checkpoints(request.problem, request.checkpoints)
+        for name in ("find_symmetries", "match_many"):
+            self.use(name, "analysis.connectivity")
+        a, b = (request.checkpoints.index(name) for name in (request.first, request.second))
+        back = f".then(permutations[{a}].inverse())" if a else ""
+        self.write(
+            "symmetries = find_symmetries(problem)",
+            f"permutations = match_many(symmetries, checkpoints, method={_text(request.matching)}, problem=problem)",
+            f"matched = permutations[{b}]{back}.apply(checkpoints[{b}])",
+            f"plane = {self.use('Plane')}.through(checkpoints[{a}], checkpoints[{b}], matched)",
+        )
+        self.over_plane(result)
+        self.write(f'{self.use("save")}(ds, "plane.nc")')
+
+    def _paths(
+        self, checkpoints: str, name: str, count: int, options: list[str], function: str = "barrier", *first: str
+    ) -> None:
+        barrier, save = self.use(function, "analysis.connectivity"), self.use("save")
         if count == 2:
-            made = ", ".join(["problem", f"*{checkpoints}", *options])
-            self.write(f"*_, {name} = {barrier}({made})", f'{save}({name}, "{name}.nc")')
+            made = ", ".join([*first, "problem", f"*{checkpoints}", *options])
+            self.write(f"*_, path = {barrier}({made})", f'{save}(path, "{name}.nc")')
             return
         pairs = self.use("combinations", "itertools")
-        made = ", ".join(["problem", "a", "b", *options])
+        made = ", ".join([*first, "problem", "a", "b", *options])
         self.write(
             f"for i, (a, b) in enumerate({pairs}({checkpoints}, 2)):",
             f"    *_, path = {barrier}({made})",

@@ -13,6 +13,7 @@ import panel as pn
 
 from analysis import radius_band, softmax_radius
 from landscape_app import saved
+from landscape_app.connectivity.tasks import PairTask
 from landscape_app.entries import Entry, answering, numbered
 from landscape_app.jobs import Job, JobState, Runner
 from landscape_app.request import Request, going_on
@@ -34,8 +35,11 @@ class Session:
         self.state, self.runner = state, runner
         self.page = Page()
         self._made = 0  # entries
-        self.runs = {kind: Run(self, task) for kind, task in state.tasks.items()}
-        self.surface, self.spectrum, self.trajectory, self.connectivity = self.runs.values()
+        self.runs = {
+            kind: PairRun(self, task) if isinstance(task, PairTask) else Run(self, task)
+            for kind, task in state.tasks.items()
+        }
+        self.surface, self.spectrum, self.trajectory, self.connectivity, *_ = self.runs.values()
         for asked, does in (("show", self._show), ("remove", self._remove), ("upload", self._open)):
             state.param.watch(partial(self.do, does), asked)
         self.radius = Radius(self)
@@ -72,7 +76,7 @@ class Session:
     def _bring(self, entry: Entry) -> None:
         self.state.refused = ("", "")
         self.runs[entry.kind].bring(entry)
-        self.state.page = entry.kind
+        self.state.page = entry.page
 
     def _remove(self) -> None:
         state = self.state
@@ -220,6 +224,38 @@ class Run:
         if self._timer is not None:
             self._timer.stop()
             self._timer = None
+
+
+class PairRun(Run):
+    """The job of a task about a pair: what is known of the pair that is looked at is shown, and nothing else."""
+
+    task: PairTask
+
+    def __init__(self, session: Session, task: PairTask):
+        super().__init__(session, task)
+        self._about: Any = None
+        task.paths.param.watch(partial(session.do, self._follow), ["result", "first", "second", "third"])
+        task.paths.curve.param.watch(partial(session.do, self._follow), "computed")  # a plane may hold it
+
+    def bring(self, entry: Entry) -> None:
+        super().bring(entry)
+        self._about = self.task.about
+
+    def forget(self) -> None:
+        task = self.task
+        known = [entry for entry in task.entries if entry.kind == task.kind and task.fits(entry.request)]
+        if known:
+            self.bring(known[-1])
+            return
+        self._followed = False
+        job = {} if task.busy else {"job": None}
+        task.param.update(result=None, computed=None, foreign=None, shown=0, **job)
+
+    def _follow(self) -> None:
+        """Another pair is looked at."""
+        if self.task.about != self._about:
+            self._about = self.task.about
+            self.forget()
 
 
 class Radius:

@@ -169,8 +169,10 @@ class State(Task):
 
     @property
     def tasks(self) -> dict[str, Task]:
-        """The task of each page, by what its results are called."""
-        return {task.kind: task for task in (self, self.spectrum, self.trajectory, self.connectivity)}
+        """The task of each page and those about a pair of checkpoints, by what their results are called."""
+        paths = self.connectivity
+        tasks = (self, self.spectrum, self.trajectory, paths, paths.plane, paths.curve, paths.layers)
+        return {task.kind: task for task in tasks}
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -97,6 +97,11 @@ class Task(param.Parameterized):
         return numbered(self.entries, self.shown)
 
     @property
+    def ready(self) -> bool:
+        """Whether what is chosen can be computed at all."""
+        return not any(self.trouble)
+
+    @property
     def answered(self) -> bool:
         """Whether what is shown is the finished answer to the choices."""
         job = self.entry.job if self.entry else None

@@ -54,6 +54,7 @@ CHOICES = {
     "connectivity": [
         {"problem": "letters", "checkpoints": ["one", "five"], "matching": "none", "convention": "mid"},
         {"checkpoints": ["two", "three"]},
+        {"repair": True, "t": 0.25, "third": "curve", "updates": 100, "together": True},
     ],
 }  # fmt: skip
 

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 
 from analysis import LandscapeError, load, load_checkpoint, load_project, provenance
+from landscape_app.connectivity.of_pair import CurveRequest, LayersRequest, PlaneRequest
 from landscape_app.connectivity.request import ConnectivityRequest, Matched
 from landscape_app.projects import SAMPLES
 from landscape_app.request import Request
@@ -130,6 +131,12 @@ PATHS = {
     "two": ConnectivityRequest(NAME, THREE[:2]),
     "three": ConnectivityRequest(NAME, THREE, matching="weights", convention="maxmean"),
     "as they are": ConnectivityRequest(NAME, THREE[:2], matching="none"),
+    "repaired": ConnectivityRequest(NAME, THREE, repair=True),
+}
+OF_PAIR = {
+    "the plane of a pair": PlaneRequest(NAME, THREE[2], THREE[1], checkpoints=THREE),
+    "a curve": CurveRequest(NAME, *THREE[:2], updates=7, convention="mid"),
+    "layers": LayersRequest(NAME, *THREE[:2]),
 }
 KEPT = {SpectrumRequest: Vectors, ConnectivityRequest: Matched}
 
@@ -145,7 +152,7 @@ def along(project):
 
 
 def requests(project):
-    return {**SURFACES, "eigenvectors": along(project), **SPECTRA, **TRAJECTORIES, **PATHS}
+    return {**SURFACES, "eigenvectors": along(project), **SPECTRA, **TRAJECTORIES, **PATHS, **OF_PAIR}
 
 
 @pytest.mark.parametrize("name", [*SURFACES, "eigenvectors"])
@@ -176,6 +183,12 @@ def test_a_spectrum_has_the_same_bits(of, name):
 def test_a_trajectory_has_the_same_bits(of, name):
     _, ds, _, folder = of(name)
     same_values(load(folder / "trajectory.nc"), ds)
+
+
+@pytest.mark.parametrize("name", OF_PAIR)
+def test_what_is_about_a_pair_is_the_same(of, name):
+    request, ds, _, folder = of(name)
+    same_values(load(folder / f"{request.kind}.nc"), ds)
 
 
 @pytest.mark.parametrize("name", PATHS)

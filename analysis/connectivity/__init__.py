@@ -10,7 +10,7 @@ from .initialisation import initialisation_line
 from .layers import layer_barriers, layers_of, with_layers
 from .matching import Matching, match_activations, match_weights
 from .matrix import barrier_matrix
-from .merging import Merger, average, match_many, merge, recalibrated, repaired
+from .merging import Merger, average, match_many, merge, recalibrated, repairable, repaired
 from .repairing import repaired_barrier
 from .similarity import linear_cka
 from .star import StarSearch
@@ -48,6 +48,7 @@ __all__ = [
     "merge",
     "path_curvature",
     "recalibrated",
+    "repairable",
     "repaired",
     "repaired_barrier",
     "singular_alignment",

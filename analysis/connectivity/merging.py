@@ -167,7 +167,7 @@ def repaired(
     Raises LandscapeError for shares that do not fit.
     """
     parts = _valid_shares(shares, len(ends))
-    hidden = _hidden(symmetries, problem.model)
+    hidden = repairable(symmetries, problem.model)
     wanted: dict[str, tuple[Tensor, Tensor]] = {}
     for share, end in zip(parts, ends, strict=True):
         for module, (mean, deviation) in _statistics(problem, end, hidden).items():
@@ -196,8 +196,10 @@ def _scaled(weights: Weights, module: str, factor: Tensor, shift: Tensor) -> Wei
     return weights.map(changed)
 
 
-def _hidden(symmetries: Symmetries, model: nn.Module) -> list[str]:
-    """Modules with weight and bias of their own whose output channels all belong to symmetries."""
+def repairable(symmetries: Symmetries, model: nn.Module) -> list[str]:
+    """The modules that `repaired` changes, by name: linear and convolutional ones with weight and bias of their own
+    whose output channels are all moved by symmetries. With none it only estimates running statistics anew.
+    """
     free: dict[tuple[str, int], set[int]] = {}
     for group in symmetries.groups:
         for place, indices in group.all_places().items():

@@ -14,6 +14,7 @@ import panel as pn
 from analysis import Checkpoint, save_checkpoint
 from landscape_app import look
 from landscape_app.connectivity import picture
+from landscape_app.connectivity.request import NONE
 from landscape_app.connectivity.state import Connectivity
 from landscape_app.controls import field
 
@@ -25,14 +26,15 @@ class ConnectivityControls:
 
     def __init__(self, state: Connectivity):
         self.state = state
-        names = ("problem", "checkpoints", "matching", "batchnorm", "convention")
+        names = ("problem", "checkpoints", "matching", "repair", "batchnorm", "convention")
         self.fields = {name: field(state, name) for name in names}
         more = look.fold("Convention", self.fields["convention"])
-        self.view = look.column(*(self.fields[name] for name in names[:4]), more)
-        state.param.watch(self._arrange, "problem")
+        self.view = look.column(*(self.fields[name] for name in names[:-1]), more)
+        state.param.watch(self._arrange, ["problem", "matching"])
         self._arrange()
 
     def _arrange(self, *_: Any) -> None:
+        self.fields["repair"].visible = self.state.matching != NONE
         self.fields["batchnorm"].visible = len(self.state.param.batchnorm.objects) > 1
 
 

@@ -1,4 +1,4 @@
-"""The path between two checkpoints over its chord, and the barriers of all pairs as heat maps, before and after."""
+"""The paths between two checkpoints over their chord, and the barriers of all pairs as heat maps, before and after."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from bokeh.models import FixedTicker, HoverTool, Legend, LegendItem, LinearColor
 
 from landscape_app import look, plotting
 from landscape_app.connectivity import picture
+from landscape_app.connectivity.of_pair import CURVE
 from landscape_app.connectivity.picture import BRIGHT, CHORD, COLOURS, DASHES, SAYS, Path, shortened
-from landscape_app.connectivity.request import AFTER, BEFORE
+from landscape_app.connectivity.request import AFTER, BEFORE, REPAIRED
 from landscape_app.curve import MARGIN
 from landscape_app.picture import metric_label
 from landscape_app.scales import Scale
 from landscape_app.text import number
 
 TALL, SQUARE = 380, 300
+WIDE = 14  # letters in a legend, of which three do not fit beside each other on a narrow screen
 PALETTE = bokeh.palettes.Viridis256
 LINES = ("xs", "ys", "colour", "alpha", "dash", "width")
 POINTS = ("x", "y", "colour", "value", "error", "stage")
@@ -33,18 +35,17 @@ class ConnectivityPlot:
 
     def __init__(self, tapped: Callable[[int, int], None]):
         self.path = PathChart()
-        self.matrices = {stage: MatrixChart(stage, tapped) for stage in (BEFORE, AFTER)}
+        self.matrices = {stage: MatrixChart(stage, tapped) for stage in (BEFORE, AFTER, REPAIRED)}
         self.pair = look.pair(*(chart.box for chart in self.matrices.values()))
-        self.view = look.column(self.path.box, self.pair)
 
     @property
     def panes(self) -> list[pn.viewable.Viewable]:
         return [self.path.pane, *(chart.pane for chart in self.matrices.values())]
 
-    def draw(self, ds: xr.Dataset, metric: str, a: int, b: int) -> None:
-        """Show a result: one metric of it, the path from checkpoint a to checkpoint b."""
-        self.path.draw(ds, metric, a, b)
-        _show(self.path)
+    def draw(self, ds: xr.Dataset, metric: str, a: int, b: int, curve: Path | None = None) -> None:
+        """Show a result: one metric of it, the path from checkpoint a to checkpoint b, and along a curve between."""
+        self.path.draw(ds, metric, a, b, curve)
+        show(self.path)
         several, stages = ds.sizes["checkpoint"] > 2, picture.stages(ds)
         known = [picture.matrix(ds, i, metric) for i in range(len(stages))]
         values = np.concatenate([m.ravel() for m in known])
@@ -54,17 +55,17 @@ class ConnectivityPlot:
             chart.box.visible = several and stage in stages
             if chart.box.visible:
                 chart.draw(ds, metric, known[stages.index(stage)], scale, (a, b))
-                _show(chart)
+                show(chart)
 
 
-def _show(chart: Any) -> None:
+def show(chart: Any) -> None:
     """Put a figure into its box once it is drawn: until then it has no layout to change."""
     if not len(chart.box):
         chart.box.append(chart.pane)
 
 
 class PathChart:
-    """A metric along the straight line, before and after matching, with the chord and the barriers."""
+    """A metric along the straight line, before and after matching, and a curve, with the chord and the barriers."""
 
     def __init__(self) -> None:
         self.x_range, self.y_range = Range1d(-0.02, 1.02), Range1d(0, 1)
@@ -102,7 +103,7 @@ class PathChart:
         self.pane = pn.pane.Bokeh(plot, sizing_mode="stretch_width")
         self.box = look.column()
 
-    def draw(self, ds: xr.Dataset, metric: str, a: int, b: int) -> None:
+    def draw(self, ds: xr.Dataset, metric: str, a: int, b: int, curve: Path | None = None) -> None:
         stages = picture.stages(ds)
         paths = {s: p for i, s in enumerate(stages) if (p := picture.path(ds, i, metric, a, b)) is not None}
         others = [
@@ -111,6 +112,7 @@ class PathChart:
             for i, stage in enumerate(stages)
             if (path := picture.path(ds, i, name, a, b)) is not None
         ]
+        paths |= {CURVE: curve} if curve is not None else {}
         every = [*paths.values(), *(path for _, _, path in others)]
         scale = Scale.of(np.concatenate([np.empty(0), *(p.values for p in every), *(p.ends for p in every)]), log=False)
         margin = MARGIN * (scale.high - scale.low)
@@ -124,7 +126,7 @@ class PathChart:
         rows = list(_lines(paths, others))
         self.lines.data = _columns([row for _, row in rows], LINES)
         self.points.data = _columns([row for stage, path in paths.items() for row in _points(stage, path)], POINTS)
-        self._mark({s: p for s, p in paths.items() if np.isfinite(p.height)}, picture.units(ds, metric))
+        self._mark({s: p for s, p in paths.items() if np.isfinite(p.height) and p.height}, picture.units(ds, metric))
         self._name([label for label, _ in rows])
 
     def _mark(self, paths: dict[str, Path], units: str) -> None:
@@ -154,6 +156,7 @@ class PathChart:
         if named != [(item.label.value, item.index) for item in self.legend.items]:
             line = self.figure.renderers[0]
             self.legend.items = [LegendItem(label=label, renderers=[line], index=i) for label, i in named]
+            self.legend.ncols = len(named) if len(named) < 4 else 3 if max(map(len, labels)) < WIDE else 2
 
 
 class MatrixChart:
@@ -243,9 +246,10 @@ def _lines(paths: dict[str, Path], others: list[tuple[str, str, Path]]) -> Itera
         yield SAYS[stage], _line(path, COLOURS[stage], DASHES[stage], 2.0, 1.0)
     for stage, split, path in others:
         yield f"{SAYS[stage]}, on {split}", _line(path, COLOURS[stage], DASHES[stage], 1.3, 0.5)
-    for first, path in enumerate([*paths.values(), *(path for _, _, path in others)][:: max(1, len(paths))]):
+    chords = list(paths.values())[:1] + list({split: path for _, split, path in others}.values())
+    for place, path in enumerate(chords):
         ends = {"xs": [0.0, 1.0], "ys": list(path.ends), "colour": CHORD, "alpha": 0.9}
-        yield "" if first else "Chord", {**ends, "dash": "dotted", "width": 1.5}
+        yield "" if place else "Chord", {**ends, "dash": "dotted", "width": 1.5}
 
 
 def _line(path: Path, colour: str, dash: str, width: float, alpha: float) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import combinations
 from typing import Any, cast
 
@@ -15,15 +16,26 @@ import torch
 import xarray as xr
 
 from analysis import Checkpoint, LandscapeError, Problem
-from analysis.connectivity import Permutation, Symmetries, average, barrier, find_symmetries, match_many
+from analysis.connectivity import (
+    Permutation,
+    Symmetries,
+    average,
+    barrier,
+    find_symmetries,
+    match_many,
+    repairable,
+    repaired,
+    repaired_barrier,
+)
 from analysis.connectivity.barrier import path_variables, refuse_damaged
 from analysis.connectivity.running import Progress
 from analysis.provenance import versions
 
 NONE = "none"
 MATCHINGS = {NONE: "as they are", "weights": "matched by weights", "activations": "matched by activations"}
-BEFORE, AFTER = "before", "after"
+BEFORE, AFTER, REPAIRED = "before", "after", "repaired"
 POINTS = 25  # of a path, before it is refined
+Steps = Callable[[Checkpoint, Checkpoint], Iterator[xr.Dataset]]
 NAMED = 8  # places of a group, the others are counted
 
 
@@ -31,7 +43,7 @@ NAMED = 8  # places of a group, the others are counted
 class Matched:
     """Checkpoints in common units, which a job fills in: permutations[i] brings the i-th to the units of the first.
 
-    merged: the average of all in these units.
+    merged: the average of all in these units, repaired if that was asked for.
     """
 
     checkpoints: tuple[Checkpoint, ...] = ()
@@ -48,7 +60,9 @@ class ConnectivityRequest:
     """All that determines the paths between checkpoints. Two equal requests on the same project give the same result.
 
     checkpoints: names, two or more. matching: of MATCHINGS. convention: what is called a barrier, as `barrier_height`
-    has it. batchnorm: None keeps the problem's own policy.
+    has it. batchnorm: None keeps the problem's own policy. repair: whether the matched paths and the average are
+    computed with their activations repaired (REPAIR, Jordan et al. 2023, arXiv:2211.08403) too; without matching
+    nothing is.
     """
 
     problem: str
@@ -56,6 +70,7 @@ class ConnectivityRequest:
     matching: str = "activations"
     convention: str = "sup"
     batchnorm: str | None = None
+    repair: bool = False
 
     def steps(self, project: Any, matched: Matched | None = None) -> Generator[xr.Dataset, None, None]:
         """The results, which fill up pair by pair. matched: is filled in too. Raises LandscapeError."""
@@ -86,23 +101,30 @@ class _Paths:
         self.done = 0  # paths
         self.doing = ""
         self.symmetries: dict[str, Any] | None = None
+        self.repaired: list[str] | None = None  # layers
         self.merged: dict[str, tuple[float, float]] = {}
         self.said = self._provenance()
 
     def run(self) -> Iterator[xr.Dataset]:
-        yield from self._along(0, self.checkpoints)
+        yield from self._along(0, self.checkpoints, self._straight)
         if AFTER in self.stages:
             self.doing = "Looking for symmetries"
             yield self._dataset("running")
             found = find_symmetries(self.problem)
             self.symmetries = report(found)
+            if self.request.repair:
+                self.repaired = repairable(found, self.problem.model)
+                self.stages += (REPAIRED,) * bool(self.repaired)
             self.doing = "Matching"
             yield self._dataset("running")
             aligned = self._match(found)
-            yield from self._along(1, aligned)
+            yield from self._along(1, aligned, self._straight)
+            if self.repaired:
+                yield from self._along(2, aligned, partial(self._repaired, found))
             self.doing = "Averaging"
             yield self._dataset("running")
-            self.matched.merged = average(self.problem, aligned)
+            merged = average(self.problem, aligned)
+            self.matched.merged = repaired(found, self.problem, merged, aligned) if self.repaired else merged
             self.merged = self.problem.measure(self.matched.merged)
         yield self._dataset("done")
 
@@ -112,12 +134,12 @@ class _Paths:
         moved = zip(permutations[1:], self.checkpoints[1:], strict=True)
         return [self.checkpoints[0], *(permutation.apply(checkpoint) for permutation, checkpoint in moved)]
 
-    def _along(self, stage: int, checkpoints: list[Checkpoint]) -> Iterator[xr.Dataset]:
+    def _along(self, stage: int, checkpoints: list[Checkpoint], steps: Steps) -> Iterator[xr.Dataset]:
         for pair, (i, j) in enumerate(self.pairs):
             names = " and ".join(self.request.checkpoints[k] for k in (i, j))
-            self.doing = f"Between {names}{', matched' if stage else ''}"
+            self.doing = f"Between {names}{('', ', matched', ', repaired')[stage]}"
             before = self.progress.done
-            for path in self._path(checkpoints[i], checkpoints[j]):
+            for path in self._path(checkpoints[i], checkpoints[j], steps):
                 self.paths[stage, pair] = path
                 self.progress.done = before + path.attrs["evaluations"]
                 if path.attrs["status"] == "running":
@@ -126,13 +148,21 @@ class _Paths:
             self.progress.planned = round(self.progress.done * len(self.stages) * len(self.pairs) / self.done)
             yield self._dataset("running")
 
-    def _path(self, a: Checkpoint, b: Checkpoint) -> Iterator[xr.Dataset]:
+    def _path(self, a: Checkpoint, b: Checkpoint, steps: Steps) -> Iterator[xr.Dataset]:
         if (a.weights - b.weights).norm() == 0:
             yield self._still(a)
             return
-        steps = barrier(self.problem, a, b, convention=self.request.convention, points=POINTS)
-        with closing(cast(Generator, steps)) as found:
+        with closing(cast(Generator, steps(a, b))) as found:
             yield from found
+
+    def _straight(self, a: Checkpoint, b: Checkpoint) -> Iterator[xr.Dataset]:
+        return barrier(self.problem, a, b, convention=self.request.convention, points=POINTS)
+
+    def _repaired(self, found: Symmetries, a: Checkpoint, b: Checkpoint) -> Iterator[xr.Dataset]:
+        options: dict[str, Any] = {"convention": self.request.convention, "points": POINTS}
+        apart = (a.weights - b.weights).norm()
+        for path in repaired_barrier(found, self.problem, a, b, **options):
+            yield path.assign_attrs(distance=apart)
 
     def _still(self, checkpoint: Checkpoint) -> xr.Dataset:
         """The path between equal weights: the same values all along."""
@@ -193,13 +223,14 @@ class _Paths:
         names, matching = self.request.checkpoints, self.request.matching
         between = " and ".join(names) if len(names) == 2 else f"{len(names)} checkpoints"
         return {
-            "title": f"paths between {between}, {MATCHINGS[matching]}",
+            "title": f"paths between {between}, {MATCHINGS[matching]}{' and repaired' * bool(self.repaired)}",
             **self.progress.attrs(status),
             "paths": self.done,
             "planned_paths": len(self.stages) * len(self.pairs),
             "doing": self.doing,
             "convention": self.request.convention,
             "matching": matching,
+            "repaired_layers": -1 if self.repaired is None else len(self.repaired),
             "symmetries": json.dumps(self.symmetries),
             "provenance": self.said,
         }
@@ -211,6 +242,7 @@ class _Paths:
                 "checkpoints": [{"name": c.name, "sha256": c.digest, **c.info} for c in self.checkpoints],
                 "matching": self.request.matching,
                 "convention": self.request.convention,
+                "repaired": self.request.repair,
                 "threads": torch.get_num_threads(),
                 "versions": versions(),
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -7,7 +7,9 @@ from typing import Any
 import param
 
 from landscape_app.connectivity import picture
-from landscape_app.connectivity.request import ConnectivityRequest, Matched
+from landscape_app.connectivity.of_pair import CURVE, MATCHED, CurveRequest
+from landscape_app.connectivity.request import NONE, ConnectivityRequest, Matched
+from landscape_app.connectivity.tasks import CurveTask, LayersTask, PlaneTask
 from landscape_app.task import Task
 from landscape_app.text import explain
 
@@ -19,6 +21,9 @@ CONVENTIONS = {
     "Half-way, over the mean of the ends": "mid",
     "Mean of the ends less the farthest": "mc",
 }
+THIRDS = {"Matched B": MATCHED, "The bend of the curve": CURVE}
+UPDATES = {f"{count:,}": count for count in (100, 300, 1000, 3000, 10_000)}
+BARS = {"Each layer alone": False, "Layers together": True}
 BATCHNORM = {
     "recalibrated": "Recalibrated at each point",
     "frozen": "Frozen at the first checkpoint's",
@@ -29,12 +34,13 @@ BATCHNORM = {
 class Connectivity(Task):
     """The task of the Connectivity page: which checkpoints, how they are matched, and which pair is looked at."""
 
-    inputs = ("problem", "checkpoints", "matching", "convention", "batchnorm")
-    look = ("metric", "first", "second")
+    inputs = ("problem", "checkpoints", "matching", "repair", "convention", "batchnorm")
+    look = ("metric", "first", "second", "t", "third", "updates", "together")
     kind = "connectivity"
 
     checkpoints = param.ListSelector(default=[], objects=[], label="Checkpoints")
     matching = param.Selector(default="activations", objects=MATCHING_CHOICES, label="Matching")
+    repair = param.Boolean(default=False, label="Repair activations (REPAIR)")
     convention = param.Selector(default="sup", objects=CONVENTIONS, label="What is called a barrier")
     batchnorm = param.Selector(label="BatchNorm statistics")
 
@@ -42,9 +48,15 @@ class Connectivity(Task):
     first = param.Selector(default=0, objects={"A": 0, "B": 1}, label="From A")
     second = param.Selector(default=1, objects={"A": 0, "B": 1}, label="To B")
 
+    t = param.Number(default=0.5, bounds=(0.0, 1.0), step=0.01, label="t, the place on the paths")
+    third = param.Selector(default=MATCHED, objects=THIRDS, label="Plane through A, B and")
+    updates = param.Selector(default=CurveRequest.updates, objects=UPDATES, label="Steps of training")
+    together = param.Selector(default=False, objects=BARS, label="Layers")
+
     def __init__(self, project: Any, lock: Any, **params: Any):
         self._pair = (0, 1)  # first and second, before they change
         super().__init__(project, lock, **params)
+        self.plane, self.curve, self.layers = PlaneTask(self), CurveTask(self), LayersTask(self)
         several = [name for name in project.problems if len(project.checkpoint_names(name)) > 1]
         self.param.problem.objects = several or list(project.problems)
         self.problem = self.param.problem.objects[0]
@@ -56,6 +68,7 @@ class Connectivity(Task):
             matching=self.matching,
             convention=self.convention,
             batchnorm=self.batchnorm,
+            repair=self.repair and self.matching != NONE,
         )
 
     def keeper(self) -> dict[str, Any]:
@@ -74,8 +87,25 @@ class Connectivity(Task):
         own = {"matching": request.matching, "convention": request.convention, "batchnorm": request.batchnorm}
         offered: dict[str, Any] = {k: value for k, value in own.items() if value in list(self.param[k].objects)}
         offered["checkpoints"] = [n for n in request.checkpoints if n in list(self.param.checkpoints.objects)]
-        self.param.update(**offered)
+        self.param.update(**offered, repair=request.repair)
         return self.request() == request
+
+    @property
+    def ends(self) -> tuple[str, str] | None:
+        """The names of the pair that is looked at; None where it is not known what made its paths."""
+        if self.result is None or self.entry is None or self.entry.request is None:
+            return None
+        if self.entry.request.problem not in self.project.problems:
+            return None
+        found = picture.names(self.result)
+        return (found[self.first], found[self.second]) if max(self.first, self.second) < len(found) else None
+
+    def look_at(self, problem: str, first: str, second: str) -> None:
+        """Look at a pair by its names, if the paths that are shown have it."""
+        if self.ends is not None and self.entry.request.problem == problem:
+            found = picture.names(self.result)
+            if {first, second} <= set(found):
+                self.choose(found.index(first), found.index(second))
 
     def choose(self, a: int, b: int) -> None:
         """Look at the path from one checkpoint of the result to another."""

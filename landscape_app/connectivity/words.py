@@ -9,15 +9,18 @@ import xarray as xr
 
 from analysis import provenance
 from landscape_app.connectivity import picture
-from landscape_app.connectivity.request import AFTER, MATCHINGS, NONE, POINTS
+from landscape_app.connectivity.of_pair import CURVE
+from landscape_app.connectivity.request import AFTER, BEFORE, MATCHINGS, NONE, POINTS, REPAIRED
 from landscape_app.connectivity.state import Connectivity
-from landscape_app.entries import Entry
+from landscape_app.connectivity.tasks import PairTask
+from landscape_app.entries import Entry, kind_of
 from landscape_app.jobs import JobState, Snapshot
 from landscape_app.picture import metric_label
 from landscape_app.text import duration, number, percent
 from landscape_app.words import BATCHNORM, Message, left, standing
+from landscape_app.words import ended as surface_ended
 
-HEADERS = ("From A", "To B", "As they are", "at t", "Matched", "at t", "Distance", "Distance, matched")
+HEADERS = ("From A", "To B")
 COUNTED = {
     "sup": "The barrier is the largest height over the chord, the line between the checkpoints' own values; 0 or more.",
     "maxmean": "The barrier is the largest height over the mean of the two checkpoints.",
@@ -37,7 +40,8 @@ def promise(state: Connectivity) -> str:
     """What Compute will do."""
     names = state.request().checkpoints
     between = " and ".join(names) if len(names) == 2 else f"all pairs of {len(names)} checkpoints"
-    how = "" if state.matching == NONE else f", as they are and {MATCHINGS[state.matching]}"
+    repaired = " and repaired" if state.repair else ""
+    how = "" if state.matching == NONE else f", as they are and {MATCHINGS[state.matching]}{repaired}"
     return f"the straight path between {between}{how}"
 
 
@@ -47,7 +51,7 @@ def cost(state: Connectivity) -> str:
         return ""
     problem, request = state.project.problems[state.problem], state.request()
     n = len(request.checkpoints)
-    paths = n * (n - 1) // 2 * (1 if state.matching == NONE else 2)
+    paths = n * (n - 1) // 2 * (1 if state.matching == NONE else 3 if state.repair else 2)
     some = f"{paths} paths of about {POINTS + 4} points" if paths > 1 else f"A path of about {POINTS + 4} points"
     matching = "" if state.matching == NONE else " Between them the symmetries are found and certified once."
     return f"{some}, each on {problem.n:,} samples.{matching}"
@@ -105,7 +109,7 @@ def findings(ds: xr.Dataset, metric: str, a: int, b: int) -> list[str]:
     """The chosen path in sentences: its barrier before and after matching, and what the average came to."""
     paths = [picture.path(ds, i, metric, a, b) for i in range(ds.sizes["stage"])]
     known = [path for path in paths if path is not None and not np.isnan(path.height)]
-    if not known:
+    if not known or BEFORE not in picture.stages(ds):
         return []
     names, units = picture.names(ds), picture.units(ds, metric)
     label = metric_label(metric, ds[metric].attrs["long_name"])
@@ -118,22 +122,26 @@ def findings(ds: xr.Dataset, metric: str, a: int, b: int) -> list[str]:
             else "."
         )
     ]
+    if len(known) > 2:
+        said.append(f"With activations repaired it is {_height(known[2], units)}{_share(known[::2])}.")
     distance = ds["distance"].values[:, picture.pair(ds, a, b)]
     if len(known) > 1:
         said.append(f"Matching brings their weights from {number(distance[0])} apart to {number(distance[1])}.")
     merged = float(ds[f"merged_{metric}"])
     if np.isfinite(merged):
         own = ds[f"marker_{metric}"].values
+        repaired = ", repaired," if REPAIRED in picture.stages(ds) else ""
         every = "both" if len(names) == 2 else f"all {len(names)}"
         said.append(
-            f"The average of {every} in common units has a {label} of {_value(merged, units)}; the checkpoints have "
-            f"{number(own.min())} to {_value(own.max(), units)}."
+            f"The average of {every} in common units{repaired} has a {label} of {_value(merged, units)}; the "
+            f"checkpoints have {number(own.min())} to {_value(own.max(), units)}."
         )
     return said
 
 
 def _height(path: picture.Path, units: str) -> str:
-    return f"{_value(path.height, units)} at t = {number(path.at, 2)}"
+    where = f" at t = {number(path.at, 2)}" if path.height else ""
+    return f"{_value(path.height, units)}{where}"
 
 
 def _share(paths: list[picture.Path]) -> str:
@@ -145,17 +153,22 @@ def _value(value: float, units: str) -> str:
     return f"{number(value)} {units}" if units else number(value)
 
 
+def headers(ds: xr.Dataset) -> tuple[str, ...]:
+    """Of the table of all pairs."""
+    stages = picture.stages(ds)
+    heights = [word for stage in stages for word in (picture.SAYS[stage], "at t")]
+    return (*HEADERS, *heights, "Distance", *(["Distance, matched"] if AFTER in stages else []))
+
+
 def rows(ds: xr.Dataset, metric: str) -> list[tuple[str, ...]]:
-    """Lines of the table of all pairs, by HEADERS; '' where nothing is known."""
-    names = picture.names(ds)
+    """Lines of the table of all pairs, by `headers`; '' where nothing is known."""
+    names, stages = picture.names(ds), range(ds.sizes["stage"])
     heights, places = ds[f"{metric}_barrier"].values, ds[f"{metric}_barrier_at"].values
-    distance, after = ds["distance"].values, AFTER in picture.stages(ds)
     found = []
     for p, (a, b) in enumerate(zip(ds["first"].values, ds["second"].values, strict=True)):
-        stages = [(_known(heights[s, p]), _known(places[s, p], 2)) for s in range(1 + after)]
-        stages += [("", "")] * (2 - len(stages))
-        apart = [_known(distance[s, p]) for s in range(1 + after)] + [""] * (not after)
-        found.append((names[a], names[b], *stages[0], *stages[1], *apart))
+        known = [word for s in stages for word in (_known(heights[s, p]), _known(places[s, p], 2))]
+        apart = [_known(value) for value in ds["distance"].values[:2, p]]
+        found.append((names[a], names[b], *known, *apart))
     return found
 
 
@@ -172,8 +185,25 @@ def notes(ds: xr.Dataset) -> list[str]:
         said.append("Matching exchanges units within a network: each keeps its function, and its loss, exactly.")
         if ds.sizes["checkpoint"] > 2:
             said.append(f"All are brought to the units of {picture.names(ds)[0]}, so that every cycle of pairs closes.")
-            said.append("Both matrices share one scale of colours.")
+            said.append("The matrices share one scale of colours.")
+        said += repair(ds)
     return said
+
+
+def repair(ds: xr.Dataset) -> list[str]:
+    """What REPAIR does here, or why it does nothing; nothing where it was not asked for."""
+    layers = int(ds.attrs.get("repaired_layers", -1))
+    if layers > 0:
+        return [
+            f"REPAIR rescales the units of {layers} layer{'' if layers == 1 else 's'}, at each place, until they have "
+            "the mean and spread that they have in the ends: averaged units vary less."
+        ]
+    if layers == 0:
+        return [
+            "REPAIR has nothing to rescale here: it needs a linear or convolutional layer with a bias whose units may "
+            "be exchanged. What stands before a BatchNorm has its statistics estimated anew in any case."
+        ]
+    return []
 
 
 def symmetries(facts: dict[str, Any]) -> list[str]:
@@ -206,3 +236,89 @@ def pinned(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return fixed + [
         (name, f"no rule for it, met {count} times: what it touches stays") for name, count in facts["unknown"].items()
     ]
+
+
+# ---- about one pair -------------------------------------------------------------------------------------------------
+
+
+def pair_message(task: PairTask) -> Message:
+    """Where a task about the chosen pair stands."""
+    gone = task.job is None or (task.result is None and task.job.state is JobState.DONE)
+    if not task.busy and (task.wants or gone):
+        return Message("calm", "Not yet" if task.wants else "Ready", task.wants or pair_promise(task))
+    return standing(task, pair_promise, _pair_running, pair_ended)
+
+
+def pair_promise(task: PairTask) -> str:
+    """What it will compute, and what that takes."""
+    request: Any = task.request()
+    if request is None:
+        return ""
+    a, b, samples = request.first, request.second, f"{task.project.problems[request.problem].n:,} samples"
+    if request.kind == "plane":
+        third = "the bend of the curve" if request.third == CURVE else f"π({b}), the second in the units of the first"
+        return f"The loss over the plane through {a}, {b} and {third}: at most 10,201 points, coarse first."
+    if request.kind == "curve":
+        return (
+            f"From {a} to {b} through one bend, by {request.updates:,} steps of Adam that lower the mean loss along it."
+        )
+    return f"Each layer of {a} half-way to that of {b}, and the other way round, beside random moves; {samples} each."
+
+
+def _pair_running(job: Snapshot) -> Message:
+    if job.result is None:
+        return Message("busy", "Starting", "Loading the checkpoints; the first values come next.")
+    facts = job.result.attrs
+    doing = {"plane": "Refining", "curve": "Training", "layers": "Computing"}[kind_of(job.result)]
+    rest = f" · {left(job.eta)}" if job.eta is not None else ""
+    of = f" of {facts['planned_evaluations']:,}" if facts.get("planned_evaluations") else ""
+    return Message("busy", doing, f"{facts['evaluations']:,}{of} {_counted(job.result)}{rest}")
+
+
+def pair_ended(job: Snapshot) -> Message:
+    """What a computation about a pair came to."""
+    if job.result is None or kind_of(job.result) == "plane":
+        return surface_ended(job)
+    spent = f"{job.result.attrs['evaluations']:,} {_counted(job.result)} in {duration(job.elapsed)}"
+    if job.state is JobState.CANCELLED:
+        kept = "the curve is where it was then" if kind_of(job.result) == "curve" else "bars that are missing stay so"
+        return Message("warn", "Cancelled", f"After {spent}; {kept}.")
+    return Message("good", "Done", f"{spent}.")
+
+
+def _counted(ds: xr.Dataset) -> str:
+    return "steps" if kind_of(ds) == "curve" else "evaluations"
+
+
+def pair_entry_line(entry: Entry) -> str:
+    """A result about a pair in the list: whose it is, how it ended, what it cost."""
+    facts, job = entry.result.attrs, entry.job
+    status = facts["status"]
+    if status == "running":
+        status = "partial" if job.state.final else "running"
+    parts = [provenance(entry.result)["problem"], status, f"{facts['evaluations']:,} {_counted(entry.result)}"]
+    parts += [duration(job.elapsed).replace(" ", "\xa0"), entry.file or f"{entry.since:%H:%M}"]
+    return " · ".join(parts)
+
+
+def pair_caption(ds: xr.Dataset) -> str:
+    """What a result about a pair shows, in a sentence or two."""
+    kind, title = kind_of(ds), ds.attrs["title"]
+    said = f"{title[:1].upper()}{title[1:]}. "
+    if kind == "curve":
+        facts = ds.attrs
+        return f"{said}It is {number(facts['length'])} long; its ends are {number(facts['distance'])} apart."
+    if kind == "layers":
+        return (
+            f"{said}Bars are the mean over the two ways round, lines reach from the least to the most: for each layer "
+            "half-way to the other's over the mean of the two networks, beside random moves of that layer as long."
+        )
+    return f"{said}True angles and distances, in units of the distance between A and B."
+
+
+def curve_found(ds: xr.Dataset, metric: str) -> str:
+    """The barrier along the curve, in a sentence; '' while it is not known."""
+    path = picture.path(picture.as_paths(ds), 0, metric, 0, 1)
+    if path is None or np.isnan(path.height):
+        return ""
+    return f"Along the curve the barrier is {_height(path, picture.units(ds, metric))}."

@@ -79,12 +79,18 @@ def _of_path(ds: xr.Dataset, width: str) -> Iterator[str]:
     yield from _of_barriers(ds, width)
 
 
+def _of_layers(ds: xr.Dataset, _: str) -> Iterator[str]:
+    yield "Each layer alone, half-way to the other network's, over the mean of the two; grey: as far at random."
+    yield f"Bars are means over the two ways round (and {ds.sizes['draw']} draws), lines reach from least to most."
+
+
 SHOWN = {
     "surface": _of_surface,
     "spectrum": _of_spectrum,
     "trajectory": _of_trajectory,
     "path": _of_path,
     "matrix": _of_barriers,
+    "layers": _of_layers,
 }
 
 

@@ -12,6 +12,7 @@ from analysis import LandscapeError
 from landscape_app import picture, seeds
 from landscape_app.connectivity import picture as connectivity
 from landscape_app.entries import kind_of
+from landscape_app.figures.layers import draw_layers
 from landscape_app.figures.line import draw_line, with_band
 from landscape_app.figures.matrix import draw_matrices
 from landscape_app.figures.paths import draw_paths
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCALES = ("log", "linear")
-DRAWN = "a surface, a spectrum, a trajectory, a barrier or a matrix of barriers"
+DRAWN = "a surface, a spectrum, a trajectory, a barrier, a curve, the barriers of layers or a matrix of barriers"
 
 
 def figure(
@@ -49,7 +50,7 @@ def figure(
     log = _log(scale)
     if metric is not None and kind in ("spectrum", "trajectory"):
         raise LandscapeError(f"metric is {metric!r}, but a {kind} has no metrics to choose from; leave it out.")
-    if scale == "log" and kind in ("path", "matrix"):
+    if scale == "log" and kind in ("path", "matrix", "layers"):
         raise LandscapeError("scale is 'log', but a barrier is a height over a chord, and linear; leave scale out.")
     if pair is not None and kind not in ("path", "matrix"):
         raise LandscapeError(f"pair is {list(pair)}, but a {kind} has no paths between checkpoints; leave it out.")
@@ -60,6 +61,8 @@ def figure(
             return draw_spectrum(spectra(ds), log is not False, inches)
         if kind == "trajectory":
             return draw_trajectory(ds, log is not False, inches)
+        if kind == "layers":
+            return draw_layers(ds, _layer_metric(ds, metric), inches)
         barriers = connectivity.as_paths(ds)
         chosen = _barrier_metric(barriers, metric)
         if kind == "path" or pair is not None:
@@ -68,14 +71,17 @@ def figure(
 
 
 def kind_of_figure(ds: xr.Dataset) -> str:
-    """ "surface", "spectrum", "trajectory", "path" or "matrix". Raises LandscapeError for what has no figure."""
+    """ "surface", "spectrum", "trajectory", "path", "matrix" or "layers". Raises LandscapeError for what has none."""
     kind = kind_of(ds)
+    if kind == "layers":
+        return kind
     if kind == "connectivity":
         return "path" if ds.sizes["checkpoint"] == 2 else "matrix"
     if {"row", "column"} <= set(ds.dims) and "loss_barrier" in ds:
         return "matrix"
     if "t" in ds.dims and "loss_barrier" in ds:
         return "path"
+    kind = "surface" if kind == "plane" else kind
     if kind == "surface" and "sample" not in ds.dims:
         title = ds.attrs.get("title", "a result without a title")
         raise LandscapeError(f"There is no figure of '{title}'; figures are drawn of {DRAWN}.")
@@ -122,6 +128,13 @@ def _surface(ds: xr.Dataset, metric: str | None, log: bool | None, inches: float
 
 def _barrier_metric(ds: xr.Dataset, metric: str | None) -> str:
     known = connectivity.metrics(ds).values()
+    if metric is not None and metric not in known:
+        raise LandscapeError(f"metric is {metric!r}; this result has barriers of {', '.join(known)}.")
+    return metric or "loss"
+
+
+def _layer_metric(ds: xr.Dataset, metric: str | None) -> str:
+    known = connectivity.layer_metrics(ds).values()
     if metric is not None and metric not in known:
         raise LandscapeError(f"metric is {metric!r}; this result has barriers of {', '.join(known)}.")
     return metric or "loss"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+DASHED: dict[str, Any] = {"dashed": (0, (4, 2)), "solid": "-", "dotdash": "-."}
 LOW = 0.15  # of the picture's height: beside a lower barrier its number has no room
 
 
@@ -80,7 +81,7 @@ def _draw_path(axes: Axes, shown: Shown, scale: Scale, chord: str) -> None:
     if strong:
         draw_band(axes, path.t, path.values, path.errors, scale, colour)
     axes.plot(
-        path.t, path.values, color=colour, linestyle={"dashed": (0, (4, 2)), "solid": "-"}[DASHES[shown.stage]],
+        path.t, path.values, color=colour, linestyle=DASHED[DASHES[shown.stage]],
         linewidth=1.2 if strong else 0.8, alpha=1 if strong else 0.55, marker="o" if strong else "", markersize=1.8,
         label=shown.label, gid=shown.label,
     )  # fmt: skip

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 def table(ds: xr.Dataset, kind: str, metric: str | None) -> pd.DataFrame:
     """All that has one value in each row. metric: one of a class, `name[class]`, goes along."""
     rows = _rows(ds, kind)
+    if kind == "layers":
+        ds = ds.mean("draw", keep_attrs=True)
     columns: dict[str, xr.DataArray] = {}
     for name, values in {**ds.coords, **ds.data_vars}.items():
         if set(values.dims) <= set(rows) and values.dims and name not in rows:
@@ -38,6 +40,8 @@ def _rows(ds: xr.Dataset, kind: str) -> tuple[str, ...]:
         return ("part", "pair") if "part" in ds.dims else ("pair",)
     if kind == "trajectory":
         return "checkpoint", "pair"
+    if kind == "layers":
+        return "layer", "into"
     if "stage" in ds.dims:
         return "stage", "pair", "place"
     return ("row", "column") if kind == "matrix" else ("t",)
