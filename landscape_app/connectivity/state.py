@@ -123,12 +123,13 @@ class Connectivity(Task):
         kept = self.batchnorm if self.batchnorm in policies else policies[0]
         if problem and self.batchnorm not in policies:
             kept = problem.batchnorm
-        self.param.batchnorm.objects = {BATCHNORM.get(policy, policy): policy for policy in policies}
-        self.batchnorm = kept
         names = list(self.project.checkpoint_names(self.problem))
         chosen = [name for name in self.checkpoints if name in names]
-        self.param.checkpoints.objects = {name: name for name in names}
-        self.checkpoints = chosen if len(chosen) > 1 else names[-AT_FIRST:]
+        self.put_on_offer(
+            {"batchnorm": {BATCHNORM.get(p, p): p for p in policies}, "checkpoints": {name: name for name in names}},
+            batchnorm=kept,
+            checkpoints=chosen if len(chosen) > 1 else names[-AT_FIRST:],
+        )
 
     @param.depends(*inputs, "computed", watch=True)
     def _compare(self) -> None:
@@ -140,14 +141,9 @@ class Connectivity(Task):
             return
         named = {name: i for i, name in enumerate(picture.names(self.result))}
         if named != dict(self.param.first.names):
-            for end in ("first", "second"):
-                self.param[end].objects = named
-            self.param.update(first=0, second=1)
+            self.put_on_offer({"first": named, "second": named}, first=0, second=1)
         offered = picture.metrics(self.result)
-        kept = self.metric if self.metric in offered.values() else "loss"
-        if offered != dict(self.param.metric.names):
-            self.param.metric.objects = offered
-        self.metric = kept
+        self.put_on_offer({"metric": offered}, metric=self.metric if self.metric in offered.values() else "loss")
 
     @param.depends("first", "second", watch=True)
     def _keep_apart(self) -> None:
