@@ -12,13 +12,15 @@ import xarray as xr
 from analysis import provenance
 from landscape_app.jobs import JobState, Snapshot
 
+FROM_PYTHON = "added in Python"  # in place of the name of a file
+
 
 @dataclass(frozen=True)
 class Entry:
     """One result, and how it came about.
 
     number: 1 for the first of a session. job: the computation as it stands or ended; it has a result.
-    request: what was asked for, None where a file does not say it all. file: where it was opened from, or ''.
+    request: what was asked for, None where a file does not say it all. file: where it was opened from, FROM_PYTHON or ''.
     kept: what its job kept in memory beside the result: the "vectors" of a spectrum, the "matched" checkpoints.
     """
 

@@ -10,10 +10,11 @@ from functools import partial
 from typing import Any
 
 import panel as pn
+import xarray as xr
 
-from analysis import radius_band, softmax_radius
+from analysis import ResultError, radius_band, softmax_radius
 from landscape_app import saved
-from landscape_app.entries import Entry, answering, numbered
+from landscape_app.entries import FROM_PYTHON, Entry, answering, numbered
 from landscape_app.jobs import Job, JobState, Runner
 from landscape_app.request import Request, going_on
 from landscape_app.state import Radii, State
@@ -97,8 +98,19 @@ class Session:
         except Exception as error:
             state.refused = explain(error)
             return
-        entry = Entry(self.next(), saved.snapshot(ds), request, file=name)
-        state.refused = ("", "")
+        self._take(ds, request, name)
+
+    def add(self, ds: Any) -> None:
+        """Put a result that was computed elsewhere among the others and show it. Raises ResultError."""
+        if not isinstance(ds, xr.Dataset):
+            raise ResultError(f"This is a {type(ds).__name__}; expected a result of this package, an xarray.Dataset.")
+        saved.check(ds, ds.attrs.get("title", "what was added"))
+        with self.state.lock:
+            self._take(ds, saved.request_of(ds), FROM_PYTHON)
+
+    def _take(self, ds: Any, request: Any, file: str) -> None:
+        entry = Entry(self.next(), saved.snapshot(ds), request, file=file)
+        self.state.refused = ("", "")
         self.keep(entry)
         self._bring(entry)
 
