@@ -20,7 +20,7 @@ class Entry:
     """One result, and how it came about.
 
     number: 1 for the first of a session. job: the computation as it stands or ended; it has a result.
-    request: what was asked for, None where a file does not say it all. file: where it was opened from, FROM_PYTHON or ''.
+    request: what was asked for, None where a file does not say it all. file: where it was opened from, FROM_PYTHON, ''.
     kept: what its job kept in memory beside the result: the "vectors" of a spectrum, the "matched" checkpoints.
     """
 

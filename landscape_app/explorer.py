@@ -51,9 +51,9 @@ class Explorer(pn.viewable.Viewer):
         from landscape_app.explorer import Explorer
         Explorer(Problem(model, "cross_entropy", (x, y)), "runs/*.pt").servable()
 
-    As the last line of a notebook's cell it is shown there; displayed again, it moves to the new cell. It is driven from
-    Python as well: `state` has the choices of the page Surface as parameters, and as `state.spectrum`,
-    `state.trajectory` and `state.connectivity` those of the others. Setting one shows in the browser,
+    As the last line of a notebook's cell (see `landscape_app.notebook`) it is shown there; displayed again, it moves to
+    the new cell. It is driven from Python as well: `state` has the choices of the page Surface as parameters, and
+    `state.spectrum`, `state.trajectory` and `state.connectivity` those of the others. Setting one shows in the browser;
     ``explorer.state.compute = True`` computes.
     """
 
