@@ -90,5 +90,6 @@ def _render_model(model: Model, *options: Any, **more: Any) -> Any:
 
 hv.extension("bokeh", inline=True, logo=False)
 pn.extension(inline=True)
-notebook.diff, notebook.render_model = _diff, _render_model
+notebook.diff = _diff
+notebook.render_model = hv.plotting.renderer.render_model = _render_model
 MANAGER.server_comm, MANAGER.client_comm = _ToBrowser, _FromBrowser
