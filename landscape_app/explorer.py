@@ -64,14 +64,14 @@ class Explorer(pn.viewable.Viewer):
             project = Project(problem_or_project, checkpoints)
         self.state = State(project)
         self.session = Session(self.state)
-        most = max(len(project.checkpoint_names(name)) for name in project.problems)
         self._view = pn.Tabs(margin=0, sizing_mode="stretch_width", stylesheets=[look.STYLE])
-        self._pages = [page for page in PAGES if page.needs <= most]
-        self._view.extend((page.title, look.column()) for page in self._pages)
+        self._pages: list[Any] = []
+        self._offer()
         self._build()
         self._view.param.watch(self._turned, "active")
         self._view.jscallback(active=TO_THE_TOP)
         self.state.param.watch(self._turn, "page")
+        self.state.param.watch(self._offer, "found")
 
     @property
     def result(self) -> xr.Dataset | None:
@@ -104,6 +104,14 @@ class Explorer(pn.viewable.Viewer):
         Raises ResultError for what is no result, and for one that no page can show.
         """
         self.session.add(ds)
+
+    def _offer(self, *_: Any) -> None:
+        """Have a page for all that the project has enough checkpoints for."""
+        project = self.state.project
+        most = max(len(project.checkpoint_names(name)) for name in project.problems)
+        new = [page for page in PAGES if page.needs <= most and page not in self._pages]
+        self._pages += new
+        self._view.extend((page.title, look.column()) for page in new)
 
     def _build(self) -> None:
         """Make the page that is looked at, if this is the first time: what nobody sees costs nothing."""

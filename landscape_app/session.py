@@ -22,6 +22,7 @@ from landscape_app.task import Task
 from landscape_app.text import explain
 
 POLL_MS = 200
+WATCH_MS = 2000
 RUNNER = Runner(workers=2)
 
 
@@ -40,12 +41,31 @@ class Session:
         for asked, does in (("show", self._show), ("remove", self._remove), ("upload", self._open)):
             state.param.watch(partial(self.do, does), asked)
         self.radius = Radius(self)
+        self._names = self._checkpoints()
+        self._watch = pn.state.add_periodic_callback(self.watch, WATCH_MS) if state.project.watched else None
         pn.state.on_session_destroyed(self._leave)
 
     def poll(self) -> None:
         """Bring the state up to date with the jobs."""
         for run in (*self.runs.values(), self.radius):
             run.poll()
+
+    def watch(self) -> None:
+        """Offer checkpoints that have come to the folders of the project, and no more those that have gone."""
+        self.state.project.refresh()
+        names = self._checkpoints()
+        if names == self._names:
+            return
+        with self.state.lock, self.page.drawn_on():
+            if not self.page.left:
+                self._names = names
+                for task in self.state.tasks.values():
+                    task.find()
+                self.state.found = names
+
+    def _checkpoints(self) -> dict[str, tuple[str, ...]]:
+        project = self.state.project
+        return {name: project.checkpoint_names(name) for name in project.problems}
 
     def do(self, does: Callable[[], None], *_: Any) -> None:
         with self.state.lock:
@@ -118,6 +138,8 @@ class Session:
         """The page is gone; a poll that is under way in another thread ends before its plots go too."""
         with self.state.lock:
             self.page.left = True
+        if self._watch is not None:
+            self._watch.stop()
         for run in (*self.runs.values(), self.radius):
             run.leave()
 

@@ -32,6 +32,7 @@ class Connectivity(Task):
     inputs = ("problem", "checkpoints", "matching", "convention", "batchnorm")
     look = ("metric", "first", "second")
     kind = "connectivity"
+    needs = 2
 
     checkpoints = param.ListSelector(default=[], objects=[], label="Checkpoints")
     matching = param.Selector(default="activations", objects=MATCHING_CHOICES, label="Matching")
