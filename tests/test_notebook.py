@@ -178,7 +178,7 @@ def test_views_and_the_explorer_are_drawn_and_driven_from_both_sides(page):
     assert python("explorer.state.seed = 3; explorer.add(results['plane'])") == ""
     explorer.get_by_text("Added in Python", exact=True).wait_for()
     explorer.get_by_role("heading", name="2. Plane at one").wait_for()
-    python("explorer.state.compare = True; explorer.state.point = (0.5, -0.5)")
+    python("explorer.state.compare = True; explorer.state.point = (1.0, 2.0)")
     wait_for(lambda: explorer.locator(".bk-Figure:visible").count() == 4, "the picture beside it and the slices")
     title = results_title(python, "spectrum")
     python("live.result = results['spectrum']")
@@ -190,10 +190,10 @@ def test_views_and_the_explorer_are_drawn_and_driven_from_both_sides(page):
     explorer.get_by_label("Show", exact=True).first.select_option("Accuracy")
     wait_for(lambda: python("print(explorer.state.metric)") == "accuracy", "the metric")
     tap(explorer.locator(".bk-Figure:visible").first)
-    wait_for(lambda: python("print(explorer.selection.point)") not in ("(0.5, -0.5)", "None"), "the tapped point")
+    wait_for(lambda: python("print(explorer.selection.point)") not in ("(1.0, 2.0)", "None"), "the tapped point")
     a, b = map(float, re.findall(r"-?[\d.]+", python("print(explorer.selection.point)")))
-    assert -0.5 < a < 0.5
-    assert -0.5 < b < 0.5
+    assert a in (-0.333, 0.333)  # the middle of the picture, on its grid
+    assert b in (0.5, 1.0, 1.5)
     assert explorer.get_by_text(f"a = {a:g}".replace("-", "−")).count()
     tap(cells.nth(2).locator(".bk-Figure:visible").first)
     wait_for(lambda: python("print(live.point)") != "None", "the tapped point of a view")
