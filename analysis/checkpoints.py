@@ -118,11 +118,15 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> Path:
     if path.suffix not in (".safetensors", ".pt", ".pth"):
         raise CheckpointError(f"Cannot save a checkpoint as '{path.name}'; give a name in .safetensors, .pt or .pth.")
     state = {**checkpoint.weights, **{k: checkpoint.weights[k] for k in checkpoint.weights.structure.aliases}}
-    state |= checkpoint.buffers
+    return write_state({**state, **checkpoint.buffers}, path, checkpoint.info)
+
+
+def write_state(state: Mapping[str, Tensor], path: Path, info: Mapping[str, int | float | str]) -> Path:
+    """Write tensors to a .safetensors file, `info` as its metadata, or with torch.save. Raises CheckpointError."""
     own = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     with whole_file(path, "merged.safetensors", CheckpointError) as temporary:
         if path.suffix == ".safetensors":
-            save_file(own, temporary, metadata={key: str(value) for key, value in checkpoint.info.items()})
+            save_file(own, temporary, metadata={key: str(value) for key, value in info.items()})
         else:
             torch.save(own, temporary)
     return path

@@ -22,6 +22,7 @@ import glob
 import importlib.util
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -32,8 +33,10 @@ from torch import nn
 from .checkpoints import Checkpoint
 from .errors import CheckpointError, ProjectError
 from .problem import Problem
+from .reading import is_whole
 from .shards import index_of, is_checkpoint, numeric, weight_files
 
+SETTLED = 1.0  # seconds without a change after which a file counts as written
 _neighbours: set[str] = set()  # modules that a project imported from its own folder
 
 
@@ -54,15 +57,53 @@ class Project:
         self.problems = Problems(problems)
         folder = path.parent if path else Path()
         per_problem = isinstance(checkpoints, Mapping) and checkpoints and set(checkpoints) <= set(problems)
-        self._sources: dict[str, dict[str, Any]] = {
-            key: _named(checkpoints.get(key) if per_problem else checkpoints, folder) for key in self.problems
-        }
+        given = {key: checkpoints.get(key) if per_problem else checkpoints for key in self.problems}
+        self._sources: dict[str, dict[str, Any]] = {key: _named(given[key], folder) for key in self.problems}
+        self._folder, self._coming = folder, dict[Path, tuple[object, float]]()
+        self._looking = threading.Lock()
+        self._watched = {key: entries for key in given if (entries := _watchable(given[key], folder))}
 
     def __repr__(self) -> str:
         return f"Project({self.name!r}, {list(self.problems)})"
 
     def checkpoint_names(self, problem: str) -> tuple[str, ...]:
         return tuple(self._sources[self._known(problem)])
+
+    @property
+    def watched(self) -> bool:
+        """Whether checkpoints were named by folders or patterns, in which more may appear."""
+        return bool(self._watched)
+
+    def refresh(self) -> None:
+        """Look again into the folders and patterns: what came is offered, what went is not.
+
+        A new file is taken once it has not changed for a second and is all there. Names once given stay; while there is
+        nothing at all, those from before do.
+        """
+        with self._looking:
+            for key, entries in self._watched.items():
+                known = {path: name for name, path in self._sources[key].items()}
+                try:
+                    files = dict.fromkeys(file for entry in entries for file in _files(entry, self._folder))
+                except (CheckpointError, OSError):  # of a folder that is being written or taken away
+                    continue
+                found = [file for file in files if (file in known and file.exists()) or self._arrived(file)]
+                labels = {path: name for name, path in _labelled(found).items()} if found else {}
+                new = {path: path.as_posix() if name in known.values() else name for path, name in labels.items()}
+                if found:
+                    self._sources[key] = {known.get(path, new[path]): path for path in found}
+
+    def _arrived(self, path: Path) -> bool:
+        try:
+            parts = sorted(path.iterdir()) if path.is_dir() else [path]
+            now = [(part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
+        except OSError:
+            return False
+        before, since = self._coming.get(path, (None, 0.0))
+        if now != before:
+            self._coming[path] = now, time.monotonic()
+            return False
+        return time.monotonic() - since >= SETTLED and is_whole(path)
 
     def checkpoint(self, problem: str, name: str) -> Checkpoint:
         """Load a checkpoint. Raises CheckpointError if there is none of that name, or if it does not fit."""
@@ -134,6 +175,15 @@ def _named(checkpoints: Any, folder: Path) -> dict[str, Any]:
     if not files:
         raise ProjectError(f"checkpoints = {[str(c) for c in checkpoints]} names no file below '{folder or '.'}'.")
     return _labelled(dict.fromkeys(files))
+
+
+def _watchable(checkpoints: Any, folder: Path) -> list[str | Path]:
+    """All that a list names, if more may appear in a part of it."""
+    entries = [checkpoints] if isinstance(checkpoints, (str, Path)) else checkpoints
+    if not isinstance(entries, (list, tuple)):
+        return []
+    watched = any(glob.has_magic(str(entry)) or _resolved(entry, folder).is_dir() for entry in entries)
+    return list(entries) if watched else []
 
 
 def _is_source(value: Any) -> bool:

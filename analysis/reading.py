@@ -100,6 +100,29 @@ def read_checkpoint(path: str | os.PathLike[str]) -> CheckpointFile:
     return replace(found, source=source)
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint that may still be being written is all there, as far as its outline says."""
+    try:
+        file = weights_of(path) if path.is_dir() else path
+        return all(map(_ends, shards_of(file) if is_index(file) else [file]))
+    except (CheckpointError, OSError, ValueError):
+        return False
+
+
+def _ends(file: Path) -> bool:
+    """Whether a zip archive has its directory, or a safetensors file all of its tensors."""
+    with file.open("rb") as opened:
+        head = opened.read(9)
+        if head[8:9] != b"{":
+            begun = len(head) == 9 and file.suffix != ".safetensors"
+            return zipfile.is_zipfile(file) if head.startswith(b"PK") else begun
+        opened.seek(8)
+        length = int.from_bytes(head[:8], "little")
+        header = json.loads(opened.read(length))
+    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    return file.stat().st_size == 8 + length + max(ends, default=0)
+
+
 def _read_shards(index: Path) -> CheckpointFile:
     """The tensors of all shards as one state dict."""
     tensors: dict[str, Tensor] = {}

@@ -13,6 +13,7 @@ from analysis import provenance
 from landscape_app.jobs import JobState, Snapshot
 
 OF_PAIR = ("plane", "curve", "layers")  # kinds of results about one pair of checkpoints
+FROM_PYTHON = "added in Python"  # in place of the name of a file
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Entry:
     """One result, and how it came about.
 
     number: 1 for the first of a session. job: the computation as it stands or ended; it has a result.
-    request: what was asked for, None where a file does not say it all. file: where it was opened from, or ''.
+    request: what was asked for, None where a file does not say it all. file: where it was opened from, FROM_PYTHON, ''.
     kept: what its job kept in memory beside the result: the "vectors" of a spectrum, the "matched" checkpoints.
     """
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import panel as pn
+import xarray as xr
 
 from analysis import Project
 from landscape_app import look
@@ -24,6 +26,22 @@ rise(document);
 """
 
 
+@dataclass(frozen=True)
+class Selection:
+    """What is chosen on the page that is looked at.
+
+    page: "surface", "spectrum", "trajectory" or "connectivity". problem: its name. checkpoints: names of those that the
+    choices are of; of a trajectory the chosen one, of connectivity the pair whose path is drawn. point: the chosen
+    place (a, b) of a plane, in the units of its axes. eigenvalue: the chosen one. None for what is not chosen.
+    """
+
+    page: str
+    problem: str
+    checkpoints: tuple[str, ...] = ()
+    point: tuple[float, float] | None = None
+    eigenvalue: float | None = None
+
+
 class Explorer(pn.viewable.Viewer):
     """Loss landscapes of your model, interactively.
 
@@ -32,6 +50,11 @@ class Explorer(pn.viewable.Viewer):
 
         from landscape_app.explorer import Explorer
         Explorer(Problem(model, "cross_entropy", (x, y)), "runs/*.pt").servable()
+
+    As the last line of a notebook's cell (see `landscape_app.notebook`) it is shown there; displayed again, it moves to
+    the new cell. It is driven from Python as well: `state` has the choices of the page Surface as parameters, and
+    `state.spectrum`, `state.trajectory` and `state.connectivity` those of the others. Setting one shows in the browser;
+    ``explorer.state.compute = True`` computes.
     """
 
     def __init__(self, problem_or_project: Any, checkpoints: Any = None, **params: Any):
@@ -41,14 +64,54 @@ class Explorer(pn.viewable.Viewer):
             project = Project(problem_or_project, checkpoints)
         self.state = State(project)
         self.session = Session(self.state)
-        most = max(len(project.checkpoint_names(name)) for name in project.problems)
         self._view = pn.Tabs(margin=0, sizing_mode="stretch_width", stylesheets=[look.STYLE])
-        self._pages = [page for page in PAGES if page.needs <= most]
-        self._view.extend((page.title, look.column()) for page in self._pages)
+        self._pages: list[Any] = []
+        self._offer()
         self._build()
         self._view.param.watch(self._turned, "active")
         self._view.jscallback(active=TO_THE_TOP)
         self.state.param.watch(self._turn, "page")
+        self.state.param.watch(self._offer, "found")
+
+    @property
+    def result(self) -> xr.Dataset | None:
+        """The result on the page that is looked at, as far as it is computed; None before the first."""
+        return self.state.tasks[self.state.page].result
+
+    @property
+    def results(self) -> list[xr.Dataset]:
+        """All results of the session, the oldest first."""
+        return [entry.result for entry in self.state.entries]
+
+    @property
+    def selection(self) -> Selection:
+        """What is chosen on the page that is looked at."""
+        state, page = self.state, self.state.page
+        task = state.tasks[page]
+        if page == "spectrum":
+            part, pair = task.chosen or (0, None)
+            value = None if pair is None else float(task.parts[part].values[pair])
+            return Selection(page, task.problem, (task.checkpoint,), eigenvalue=value)
+        if page == "surface":
+            return Selection(page, task.problem, task.request().checkpoints, task.point)
+        names = [] if task.result is None else [str(name) for name in task.result["name"].values]
+        chosen = (task.chosen,) if page == "trajectory" else (task.first, task.second)
+        return Selection(page, task.problem, tuple(names[place] for place in chosen if place is not None and names))
+
+    def add(self, ds: xr.Dataset) -> None:
+        """Put a result that was computed in Python among the Results, and show it.
+
+        Raises ResultError for what is no result, and for one that no page can show.
+        """
+        self.session.add(ds)
+
+    def _offer(self, *_: Any) -> None:
+        """Have a page for all that the project has enough checkpoints for."""
+        project = self.state.project
+        most = max(len(project.checkpoint_names(name)) for name in project.problems)
+        new = [page for page in PAGES if page.needs <= most and page not in self._pages]
+        self._pages += new
+        self._view.extend((page.title, look.column()) for page in new)
 
     def _build(self) -> None:
         """Make the page that is looked at, if this is the first time: what nobody sees costs nothing."""

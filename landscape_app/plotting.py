@@ -57,7 +57,8 @@ def change(edit: Callable[[], None], *panes: pn.viewable.Viewable) -> None:
     if document and document.session_context:
         pn.state.execute(lambda: _in_order(document, edit), schedule=True)
     else:
-        edit()
+        with pn.io.block_comm():  # one message for all edits
+            edit()
         pn.io.push_notebook(*panes)
 
 

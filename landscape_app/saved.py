@@ -56,6 +56,17 @@ def opened(name: str, content: bytes) -> xr.Dataset:
         file = Path(folder) / name
         file.write_bytes(content)
         ds = load(file)
+    check(ds, name)
+    return ds
+
+
+def check(ds: xr.Dataset, name: str) -> None:
+    """Raises ResultError if what is called `name` cannot be shown."""
+    if "stage" not in ds.dims and "loss_barrier" in ds:
+        raise ResultError(
+            f"'{name}' is of `barrier` or `barrier_matrix`; the Connectivity page shows only paths that it computed "
+            "itself. Draw this one with `landscape_app.notebook.view` or `landscape figure`."
+        )
     try:
         _show(ds)
     except Exception as error:
@@ -63,7 +74,6 @@ def opened(name: str, content: bytes) -> xr.Dataset:
             f"'{name}' says that it is a result of this package, but it cannot be drawn: something is missing or "
             f"not as it should be ({type(error).__name__}: {error})."
         ) from error
-    return ds
 
 
 def _show(ds: xr.Dataset) -> None:

@@ -10,11 +10,12 @@ from functools import partial
 from typing import Any
 
 import panel as pn
+import xarray as xr
 
-from analysis import radius_band, softmax_radius
+from analysis import ResultError, radius_band, softmax_radius
 from landscape_app import saved
 from landscape_app.connectivity.tasks import PairTask
-from landscape_app.entries import Entry, answering, numbered
+from landscape_app.entries import FROM_PYTHON, Entry, answering, numbered
 from landscape_app.jobs import Job, JobState, Runner
 from landscape_app.request import Request, going_on
 from landscape_app.state import Radii, State
@@ -22,6 +23,7 @@ from landscape_app.task import Task
 from landscape_app.text import explain
 
 POLL_MS = 200
+WATCH_MS = 2000
 RUNNER = Runner(workers=2)
 
 
@@ -43,12 +45,31 @@ class Session:
         for asked, does in (("show", self._show), ("remove", self._remove), ("upload", self._open)):
             state.param.watch(partial(self.do, does), asked)
         self.radius = Radius(self)
+        self._names = self._checkpoints()
+        self._watch = pn.state.add_periodic_callback(self.watch, WATCH_MS) if state.project.watched else None
         pn.state.on_session_destroyed(self._leave)
 
     def poll(self) -> None:
         """Bring the state up to date with the jobs."""
         for run in (*self.runs.values(), self.radius):
             run.poll()
+
+    def watch(self) -> None:
+        """Offer checkpoints that have come to the folders of the project, and no more those that have gone."""
+        self.state.project.refresh()
+        names = self._checkpoints()
+        if names == self._names:
+            return
+        with self.state.lock, self.page.drawn_on():
+            if not self.page.left:
+                self._names = names
+                for task in self.state.tasks.values():
+                    task.find()
+                self.state.found = names
+
+    def _checkpoints(self) -> dict[str, tuple[str, ...]]:
+        project = self.state.project
+        return {name: project.checkpoint_names(name) for name in project.problems}
 
     def do(self, does: Callable[[], None], *_: Any) -> None:
         with self.state.lock:
@@ -101,8 +122,19 @@ class Session:
         except Exception as error:
             state.refused = explain(error)
             return
-        entry = Entry(self.next(), saved.snapshot(ds), request, file=name)
-        state.refused = ("", "")
+        self._take(ds, request, name)
+
+    def add(self, ds: Any) -> None:
+        """Put a result that was computed elsewhere among the others and show it. Raises ResultError."""
+        if not isinstance(ds, xr.Dataset):
+            raise ResultError(f"This is a {type(ds).__name__}; expected a result of this package, an xarray.Dataset.")
+        saved.check(ds, ds.attrs.get("title", "what was added"))
+        with self.state.lock:
+            self._take(ds, saved.request_of(ds), FROM_PYTHON)
+
+    def _take(self, ds: Any, request: Any, file: str) -> None:
+        entry = Entry(self.next(), saved.snapshot(ds), request, file=file)
+        self.state.refused = ("", "")
         self.keep(entry)
         self._bring(entry)
 
@@ -110,6 +142,8 @@ class Session:
         """The page is gone; a poll that is under way in another thread ends before its plots go too."""
         with self.state.lock:
             self.page.left = True
+        if self._watch is not None:
+            self._watch.stop()
         for run in (*self.runs.values(), self.radius):
             run.leave()
 

@@ -126,6 +126,7 @@ class State(Task):
         objects=["surface", "spectrum", "trajectory", "connectivity"],
         doc="The page that is looked at.",
     )
+    found = param.Parameter(doc="Names of each problem's checkpoints, once others than at first were found.")
     show = param.Parameter(doc="Number of the entry to show again; None once it is.")
     remove = param.Parameter(doc="Number of the entry to forget; None once it is.")
     file = param.Bytes(default=None, allow_None=True, label="Open a saved result")

@@ -24,6 +24,7 @@ class Task(param.Parameterized):
     inputs: tuple[str, ...] = ()
     look: tuple[str, ...] = ()
     kind = ""
+    needs = 1  # checkpoints of a problem, at least
     problem = param.Selector(label="Model and data")
 
     compute = param.Event(label="Compute")
@@ -55,6 +56,10 @@ class Task(param.Parameterized):
                 self._offered = self.problem
                 self._settled.notify_all()
 
+    def _compare(self) -> None:
+        """Find out whether the choices are those that the result was computed for."""
+        raise NotImplementedError
+
     def offer(self) -> None:
         """Offer what the problem has; keep the choices that it has too."""
         raise NotImplementedError
@@ -76,6 +81,19 @@ class Task(param.Parameterized):
     def _offer(self, name: str, options: Mapping[str, Any]) -> None:
         if options != dict(self.param[name].names or {}):
             self.param[name].objects = options
+
+    def find(self) -> None:
+        """Offer the checkpoints that have come, and no more those that have gone."""
+        names = self.project.problems
+        able = [name for name in names if len(self.project.checkpoint_names(name)) >= self.needs] or list(names)
+        if able != list(self.param.problem.objects):
+            self.param.problem.objects = able
+        if self.problem in able:
+            self.offer()
+            self._compare()
+            self.param.trigger("trouble")  # for what is said of the choices
+        else:
+            self.problem = able[0]
 
     def settle(self) -> None:
         """Wait, with the lock, until the choices are of the problem: it may be made in another thread just now."""

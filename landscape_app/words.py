@@ -11,7 +11,7 @@ import xarray as xr
 
 from analysis import provenance
 from landscape_app import picture
-from landscape_app.entries import Entry
+from landscape_app.entries import FROM_PYTHON, Entry
 from landscape_app.jobs import JobState, Snapshot
 from landscape_app.request import SLICES
 from landscape_app.seeds import listed
@@ -147,6 +147,8 @@ def ended(job: Snapshot) -> Message:
 
 
 def recalled(entry: Entry, end: Message) -> Message:
+    if entry.file == FROM_PYTHON:
+        return Message(end.tone, "Added in Python", end.body)
     if entry.file:
         return Message(end.tone, "Opened from a file", f"{entry.file}: {_lower(end.body)}")
     return Message(end.tone, "Shown again", f"Computed at {entry.since:%H:%M}: {_lower(end.body)}")

@@ -82,6 +82,7 @@ class FakeProject:
     """Has what the app asks of a project; holds no model."""
 
     name = "fake"
+    watched = False
 
     def __init__(self, problems=("digits", "letters"), checkpoints=("one", "two", "three"), batchnorm=("none",)):
         loss = SimpleNamespace(name="loss", long_name="cross entropy", classes=0)

@@ -76,8 +76,23 @@ def test_an_app_file_of_ones_own(folder):
     from analysis import Problem
 
     problem = Problem(mlp(), "cross_entropy", classification())
-    exec(BLOCKS[3], {"problem": problem})
+    exec(BLOCKS[4], {"problem": problem})
     assert pn.state.curdoc is None
+
+
+def test_in_a_notebook(folder):
+    from analysis import Problem
+
+    names = {"problem": Problem(mlp(), "cross_entropy", classification())}
+    exec(BLOCKS[5], names)
+    assert names["explorer"].selection.checkpoints == ("final",)
+
+
+def test_while_you_train(folder):
+    model, (x, y) = mlp(), classification()
+    names = {"model": model, "loader": [(x, y)] * 3, "loss": torch.nn.functional.cross_entropy}
+    exec(BLOCKS[6], {**names, "optimizer": torch.optim.SGD(model.parameters(), 0.1)})
+    assert sorted(file.name for file in Path("runs/mlp").iterdir()) == ["step-0.safetensors", "step-3.safetensors"]
 
 
 def test_a_figure(folder):
@@ -86,7 +101,7 @@ def test_a_figure(folder):
     from analysis import save
 
     save(plane_result(), "surface.nc")
-    exec(BLOCKS[5], {})
+    exec(BLOCKS[7], {})
     assert {file.suffix for file in folder.glob("surface.*")} == {".nc", ".pdf", ".txt", ".csv"}
 
 

@@ -37,6 +37,7 @@ class Connectivity(Task):
     inputs = ("problem", "checkpoints", "matching", "repair", "convention", "batchnorm")
     look = ("metric", "first", "second", "t", "third", "updates", "together")
     kind = "connectivity"
+    needs = 2
 
     checkpoints = param.ListSelector(default=[], objects=[], label="Checkpoints")
     matching = param.Selector(default="activations", objects=MATCHING_CHOICES, label="Matching")

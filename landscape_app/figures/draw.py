@@ -46,14 +46,7 @@ def figure(
 
     Raises LandscapeError for a result that has no figure, and for options that do not fit it.
     """
-    inches, kind = _width(width), kind_of_figure(ds)
-    log = _log(scale)
-    if metric is not None and kind in ("spectrum", "trajectory"):
-        raise LandscapeError(f"metric is {metric!r}, but a {kind} has no metrics to choose from; leave it out.")
-    if scale == "log" and kind in ("path", "matrix", "layers"):
-        raise LandscapeError("scale is 'log', but a barrier is a height over a chord, and linear; leave scale out.")
-    if pair is not None and kind not in ("path", "matrix"):
-        raise LandscapeError(f"pair is {list(pair)}, but a {kind} has no paths between checkpoints; leave it out.")
+    inches, kind, log = _width(width), checked(ds, scale, metric, pair), _log(scale)
     with style():
         if kind == "surface":
             return _surface(ds, metric, log, inches)
@@ -64,10 +57,23 @@ def figure(
         if kind == "layers":
             return draw_layers(ds, _layer_metric(ds, metric), inches)
         barriers = connectivity.as_paths(ds)
-        chosen = _barrier_metric(barriers, metric)
+        chosen = barrier_metric(barriers, metric)
         if kind == "path" or pair is not None:
-            return draw_paths(barriers, chosen, _pair(barriers, pair), inches)
+            return draw_paths(barriers, chosen, places_of(barriers, pair), inches)
         return draw_matrices(barriers, chosen, inches)
+
+
+def checked(ds: xr.Dataset, scale: str | None, metric: str | None, pair: Sequence[str] | None) -> str:
+    """The kind of a result's figure. Raises LandscapeError for options of `figure` that do not fit it."""
+    kind = kind_of_figure(ds)
+    _log(scale)
+    if metric is not None and kind in ("spectrum", "trajectory"):
+        raise LandscapeError(f"metric is {metric!r}, but a {kind} has no metrics to choose from; leave it out.")
+    if scale == "log" and kind in ("path", "matrix", "layers"):
+        raise LandscapeError("scale is 'log', but a barrier is a height over a chord, and linear; leave scale out.")
+    if pair is not None and kind not in ("path", "matrix"):
+        raise LandscapeError(f"pair is {list(pair)}, but a {kind} has no paths between checkpoints; leave it out.")
+    return kind
 
 
 def kind_of_figure(ds: xr.Dataset) -> str:
@@ -126,7 +132,8 @@ def _surface(ds: xr.Dataset, metric: str | None, log: bool | None, inches: float
     return draw_line(*shown[0], inches)
 
 
-def _barrier_metric(ds: xr.Dataset, metric: str | None) -> str:
+def barrier_metric(ds: xr.Dataset, metric: str | None) -> str:
+    """The metric whose barriers are asked for, by default the loss. Raises LandscapeError if there are none of it."""
     known = connectivity.metrics(ds).values()
     if metric is not None and metric not in known:
         raise LandscapeError(f"metric is {metric!r}; this result has barriers of {', '.join(known)}.")
@@ -140,7 +147,8 @@ def _layer_metric(ds: xr.Dataset, metric: str | None) -> str:
     return metric or "loss"
 
 
-def _pair(ds: xr.Dataset, pair: Sequence[str] | None) -> tuple[int, int]:
+def places_of(ds: xr.Dataset, pair: Sequence[str] | None) -> tuple[int, int]:
+    """Where two checkpoints stand among those of a result, by default its first two. Raises LandscapeError."""
     names = connectivity.names(ds)
     if pair is not None and (len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(names)):
         raise LandscapeError(

@@ -26,6 +26,7 @@ class Trajectory(Task):
     inputs = ("problem", "matrix", "largest", "smallest", "trace_products", "seed", "batchnorm")
     look = ("log_scale", "log_steps", "learning_rate")
     kind = "trajectory"
+    needs = 2
 
     matrix = param.Selector(default="hessian", objects=MATRIX_CHOICES, label="Matrix")
     largest = param.Integer(default=3, bounds=(1, 10), label="Largest eigenvalues")
