@@ -113,6 +113,16 @@ class Project:
         source, key = sources[name] if isinstance(sources[name], tuple) else (sources[name], None)
         return self.problems[problem].checkpoint(source, name=name, key=key)
 
+    def modified(self, problem: str, name: str) -> float:
+        """When a checkpoint was last written, in seconds since 1970; 0 for what is no file or folder."""
+        source = self._sources[self._known(problem)].get(name)
+        path = source[0] if isinstance(source, tuple) else source
+        if not isinstance(path, (str, Path)):
+            return 0.0
+        path = Path(path)
+        parts = list(path.iterdir()) if path.is_dir() else [path]
+        return max((part.stat().st_mtime for part in parts if part.exists()), default=0.0)
+
     def _known(self, problem: str) -> str:
         if problem not in self.problems:
             raise ProjectError(f"There is no problem '{problem}' in {self.name}; there are {list(self.problems)}.")

@@ -148,6 +148,13 @@ class Session:
             run.leave()
 
 
+def _outdated(entry: Entry, project: Any) -> bool:
+    """Whether a checkpoint that an entry was computed from has been written again since."""
+    asked = repr(entry.request)
+    used = [name for name in project.checkpoint_names(entry.request.problem) if repr(name) in asked]
+    return any(project.modified(entry.request.problem, name) > entry.since.timestamp() for name in used)
+
+
 class Page:
     """The page of a session, as far as another thread must know whether it is still there."""
 
@@ -235,7 +242,7 @@ class Run:
             return
         request, project = task.request(), self.session.state.project
         known = answering(task.entries, request)
-        if known and not task.answered:
+        if known and not task.answered and not _outdated(known, project):
             self.bring(known)
             return
         self.session.state.refused = ("", "")

@@ -1,5 +1,6 @@
 """Checkpoints that appear in a folder while a network is trained are offered, once they are all there."""
 
+import os
 import shutil
 import threading
 import time
@@ -147,6 +148,29 @@ def test_the_explorer_offers_new_steps_and_the_pages_that_they_make_possible(run
     clock()
     explorer.session.watch()
     assert state.trajectory.stale  # the run has gone on since
+
+
+def test_a_checkpoint_that_was_written_again_is_computed_again(run):
+    recorder, watched = run
+    explorer = Explorer(watched)
+    state, session = explorer.state, explorer.session
+
+    def compute(seed):
+        state.param.update(slice="random-line", seed=seed)
+        state.compute = True
+        while state.busy:
+            time.sleep(0.01)
+            session.poll()
+        return state.result
+
+    first, path = compute(0), recorder.folder / "step-0.safetensors"
+    compute(1)
+    assert compute(0) is first
+    recorder.save(0, mlp(seed=7))
+    os.utime(path, (time.time() + 1, time.time() + 1))
+    compute(1)
+    again = compute(0)
+    assert float(again.marker_loss[0]) != float(first.marker_loss[0])
 
 
 def test_sessions_may_look_while_checkpoints_are_written(run):

@@ -31,6 +31,9 @@ class PairTask(Task):
         super().__init__(paths.project, paths.lock)
         paths.param.watch(self._compare_with, ["result", "first", "second", "third", "updates"])
 
+    def find(self) -> None:
+        """It has no choices of its own for which checkpoints could come."""
+
     @property
     def ready(self) -> bool:
         return super().ready and not self.wants
