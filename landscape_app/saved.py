@@ -19,7 +19,7 @@ from landscape_app.connectivity.of_pair import CurveRequest, LayersRequest, Plan
 from landscape_app.connectivity.plot import ConnectivityPlot
 from landscape_app.connectivity.request import ConnectivityRequest
 from landscape_app.curve import Curve
-from landscape_app.entries import kind_of
+from landscape_app.entries import OF_PAIR, kind_of
 from landscape_app.heatmap import Heatmap
 from landscape_app.jobs import JobState, Snapshot
 from landscape_app.request import RANDOM, SLICES, THROUGH, Request, directions
@@ -62,7 +62,7 @@ def opened(name: str, content: bytes) -> xr.Dataset:
 
 def check(ds: xr.Dataset, name: str) -> None:
     """Raises ResultError if what is called `name` cannot be shown."""
-    if "stage" not in ds.dims and "loss_barrier" in ds:
+    if "stage" not in ds.dims and "loss_barrier" in ds and kind_of(ds) not in OF_PAIR:
         raise ResultError(
             f"'{name}' is of `barrier` or `barrier_matrix`; the Connectivity page shows only paths that it computed "
             "itself. Draw this one with `landscape_app.notebook.view` or `landscape figure`."

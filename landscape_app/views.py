@@ -15,10 +15,19 @@ from analysis import LandscapeError
 from landscape_app import look, picture, plotting, words
 from landscape_app.connectivity import picture as connectivity
 from landscape_app.connectivity import words as connectivity_words
-from landscape_app.connectivity.plot import ConnectivityPlot
+from landscape_app.connectivity.bars import LayersChart
+from landscape_app.connectivity.plot import ConnectivityPlot, show
 from landscape_app.curve import Curve
 from landscape_app.figures import figure
-from landscape_app.figures.draw import barrier_metric, checked, parts_of, places_of, surface_metric, usual_log
+from landscape_app.figures.draw import (
+    barrier_metric,
+    checked,
+    layer_metric,
+    parts_of,
+    places_of,
+    surface_metric,
+    usual_log,
+)
 from landscape_app.heatmap import Heatmap
 from landscape_app.scales import Scale
 from landscape_app.spectrum import words as spectrum_words
@@ -38,9 +47,10 @@ def view(
 ) -> View:
     """A result as the dashboard draws it, to be the last line of a cell.
 
-    ds: a surface, line, spectrum, trajectory, barrier or matrix of barriers, finished or not. metric: of a surface or
-    of barriers, such as "accuracy" or "loss_per_class[3]". scale: "log" or "linear" values; None is what the dashboard
-    begins with. pair: names of the two checkpoints whose path is drawn first, of a result that has several.
+    ds: a surface, line, spectrum, trajectory, barrier, matrix of barriers or barriers of layers, finished or not.
+    metric: of a surface or of barriers, such as "accuracy" or "loss_per_class[3]". scale: "log" or "linear" values;
+    None is what the dashboard begins with. pair: names of the two checkpoints whose path is drawn first, of a result
+    that has several.
 
     Raises LandscapeError for a result that has no picture, and for options that do not fit it.
     """
@@ -196,7 +206,7 @@ class _Barriers:
 
     def __init__(self, view: View):
         self.of, self.plot = view, ConnectivityPlot(self._tapped)
-        self.view, self.panes = self.plot.view, self.plot.panes
+        self.view, self.panes = look.column(self.plot.path.box, self.plot.pair), self.plot.panes
 
     def draw(self, ds: xr.Dataset) -> Drawn:
         paths = connectivity.as_paths(ds)
@@ -211,6 +221,23 @@ class _Barriers:
         if a != b and _leads(paths, a, b):
             names = connectivity.names(paths)
             self.of.pair = names[a], names[b]
+
+
+class _Layers:
+    words = connectivity_words
+
+    def __init__(self, view: View):
+        self.of, self.chart = view, LayersChart()
+        self.view, self.panes = self.chart.box, [self.chart.pane]
+
+    def draw(self, ds: xr.Dataset) -> Drawn:
+        metric = layer_metric(ds, self.of.metric)
+
+        def edit() -> None:
+            self.chart.draw(ds, metric, together=False)
+            show(self.chart)
+
+        return edit, [connectivity_words.pair_caption(ds)]
 
 
 def _leads(ds: xr.Dataset, a: int, b: int) -> bool:
@@ -228,4 +255,5 @@ DRAWS: dict[str, Any] = {
     "trajectory": _Trajectory,
     "path": _Barriers,
     "matrix": _Barriers,
+    "layers": _Layers,
 }

@@ -31,6 +31,7 @@ from landscape_app.exports import LABELS, Exports
 from landscape_app.jobs import JobState
 from landscape_app.pages.connectivity import ConnectivityPage
 from landscape_app.text import number
+from landscape_app.views import view
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +169,15 @@ def test_the_bars_are_the_barriers_of_layers(session, layers, project):
     task.metric = "accuracy"
     assert page.layers.figure.xaxis[0].axis_label == "Fall of the accuracy half-way [fraction]"
     task.param.update(metric="loss", together=False)
+
+
+def test_each_result_about_a_pair_is_a_view_of_its_own(plane, curve, layers):
+    bars = view(layers, metric="accuracy")._drawn.chart.bars.data
+    np.testing.assert_allclose(bars["value"][:2], layers["accuracy_barrier"].mean("into"), atol=1e-6)
+    shown = view(plane)._drawn.charts[0].image.data["raw"][0]
+    np.testing.assert_allclose(shown, plane["loss"].transpose("b", "a"), rtol=1e-6)
+    lines = view(curve)._drawn.plot.path.lines.data
+    assert any(ys == pytest.approx(curve["loss"].values) for ys in lines["ys"])
 
 
 def test_another_pair_shows_what_is_known_of_it_and_nothing_else(session, plane, curve, layers):

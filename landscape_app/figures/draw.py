@@ -55,7 +55,7 @@ def figure(
         if kind == "trajectory":
             return draw_trajectory(ds, log is not False, inches)
         if kind == "layers":
-            return draw_layers(ds, _layer_metric(ds, metric), inches)
+            return draw_layers(ds, layer_metric(ds, metric), inches)
         barriers = connectivity.as_paths(ds)
         chosen = barrier_metric(barriers, metric)
         if kind == "path" or pair is not None:
@@ -140,7 +140,8 @@ def barrier_metric(ds: xr.Dataset, metric: str | None) -> str:
     return metric or "loss"
 
 
-def _layer_metric(ds: xr.Dataset, metric: str | None) -> str:
+def layer_metric(ds: xr.Dataset, metric: str | None) -> str:
+    """The metric of barriers of layers that is drawn, by default the loss. Raises LandscapeError for one it has not."""
     known = connectivity.layer_metrics(ds).values()
     if metric is not None and metric not in known:
         raise LandscapeError(f"metric is {metric!r}; this result has barriers of {', '.join(known)}.")
