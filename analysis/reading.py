@@ -117,10 +117,15 @@ def _ends(file: Path) -> bool:
             begun = len(head) == 9 and file.suffix != ".safetensors"
             return zipfile.is_zipfile(file) if head.startswith(b"PK") else begun
         opened.seek(8)
-        length = int.from_bytes(head[:8], "little")
+        length, size = int.from_bytes(head[:8], "little"), file.stat().st_size
+        if 8 + length > size:  # of a file of another kind it may be any number
+            return False
         header = json.loads(opened.read(length))
-    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-    return file.stat().st_size == 8 + length + max(ends, default=0)
+    try:
+        ends = [int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != "__metadata__"]
+    except (AttributeError, TypeError, LookupError):
+        return False
+    return size == 8 + length + max(ends, default=0)
 
 
 def _read_shards(index: Path) -> CheckpointFile:

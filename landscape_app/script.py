@@ -81,7 +81,7 @@ class _Script:
         self.write(f"checkpoint = project.checkpoint({_text(problem)}, {_text(name)})")
 
     def checkpoints(self, problem: str, names: tuple[str, ...]) -> None:
-        every = names == tuple(self.project.checkpoint_names(problem)) and len(names) > 3
+        every = names == tuple(self.project.checkpoint_names(problem)) and len(names) > 3 and not self.project.watched
         among = f"project.checkpoint_names({_text(problem)})" if every else _value(names)
         self.write(f"checkpoints = [project.checkpoint({_text(problem)}, name) for name in {among}]")
 

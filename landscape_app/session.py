@@ -62,10 +62,9 @@ class Session:
             return
         with self.state.lock, self.page.drawn_on():
             if not self.page.left:
-                self._names = names
                 for task in self.state.tasks.values():
                     task.find()
-                self.state.found = names
+                self.state.found = self._names = names
 
     def _checkpoints(self) -> dict[str, tuple[str, ...]]:
         project = self.state.project
@@ -288,7 +287,7 @@ class PairRun(Run):
         if known:
             self.bring(known[-1])
             return
-        self._followed = False
+        self._followed = task.busy and task.fits(self._request)
         job = {} if task.busy else {"job": None}
         task.param.update(result=None, computed=None, foreign=None, shown=0, **job)
 

@@ -73,7 +73,7 @@ class Task(param.Parameterized):
         for name, options in offered.items():
             now = getattr(self, name)
             gone = [v for v in (now if isinstance(now, list) else [now]) if v not in options.values()]
-            self._offer(name, {**options, **{str(value): value for value in gone}})
+            self._offer(name, {**options, **{f"{value}\u200b": value for value in gone}})  # a label of no option
         self.param.update(**chosen)
         for name, options in offered.items():
             self._offer(name, options)

@@ -199,6 +199,21 @@ def test_another_pair_shows_what_is_known_of_it_and_nothing_else(session, plane,
     assert not task.curve.stale
 
 
+def test_a_curve_is_not_drawn_on_the_paths_of_another_pair(project):
+    explorer = Explorer(project)
+    page, task = ConnectivityPage(explorer.state), computed(explorer, checkpoints=["one", "two"])
+    task.updates = 100
+    run(explorer, task.curve)
+    number = task.curve.shown
+    assert "Curve" in [item.label.value for item in page.plot.path.legend.items]
+    task.checkpoints = ["one", "three"]
+    run(explorer, task)
+    explorer.state.show = number
+    assert task.curve.shown == number
+    assert "Curve" not in [item.label.value for item in page.plot.path.legend.items]
+    assert "Compute the paths between its ends" in page.parts["curve"].said.object
+
+
 def test_what_is_missing_is_said(project):
     explorer = Explorer(project)
     page, task = ConnectivityPage(explorer.state), computed(explorer, checkpoints=list(NAMES[:2]), matching="none")

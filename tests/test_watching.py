@@ -116,6 +116,17 @@ def test_a_folder_of_shards_is_offered_when_all_are_there(clock, tmp_path):
     assert names(watched) == ("checkpoint-1", "checkpoint-2")
 
 
+@pytest.mark.parametrize(
+    "content", [b'{"cfg": {"lr": 1}}', b"\x02" + b"\0" * 7 + b"[]", b"\x07" + b"\0" * 7 + b'{"a":1}']
+)
+def test_a_file_of_another_kind_is_not_whole_and_stops_nothing(content, run, clock):
+    recorder, watched = run
+    (recorder.folder / "other.safetensors").write_bytes(content)
+    names(watched)
+    clock()
+    assert names(watched) == ("step-0",)
+
+
 def test_what_is_named_one_by_one_is_not_watched(tmp_path):
     path = Recorder(tmp_path).save(0, mlp())
     problem = Problem(mlp(), "cross_entropy", classification(), name="small")
@@ -175,12 +186,15 @@ def test_a_checkpoint_that_was_written_again_is_computed_again(run):
 
 def test_sessions_may_look_while_checkpoints_are_written(run):
     recorder, watched = run
-    until = time.monotonic() + 0.5
+    until, failed = time.monotonic() + 0.5, []
 
     def look():
-        while time.monotonic() < until:
-            watched.refresh()
-            assert "step-0" in watched.checkpoint_names("small")
+        try:
+            while time.monotonic() < until:
+                watched.refresh()
+                assert "step-0" in watched.checkpoint_names("small")
+        except BaseException as error:
+            failed.append(error)
 
     threads = [threading.Thread(target=look) for _ in range(3)]
     for thread in threads:
@@ -189,5 +203,6 @@ def test_sessions_may_look_while_checkpoints_are_written(run):
         recorder.save(step, mlp(seed=step))
     for thread in threads:
         thread.join()
+    assert not failed
     time.sleep(project.SETTLED)
     assert names(watched) == tuple(f"step-{step}" for step in range(10))

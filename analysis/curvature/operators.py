@@ -180,7 +180,8 @@ class Curvature:
             for first, column in zip(firsts, columns, strict=True):
                 along = random(column)
                 (second,) = _along([first], [column], [along], True)
-                scale = first.detach().norm() * along.norm() / column.detach().norm().clamp(min=self.problem.eps)
+                size = column.detach().norm().clamp(min=along.norm())  # one that is zero has a scale too
+                scale = first.detach().norm() * along.norm() / size
                 if second.norm() > 1e3 * self.problem.eps * scale:
                     return True
         return False

@@ -38,12 +38,17 @@ class PairRequest:
     second: str
     batchnorm: str | None = None
 
-    def ends(self, project: Any) -> tuple[Problem, Checkpoint, Checkpoint]:
-        """The problem under the policy that was asked for, and the two checkpoints."""
+    def problem_of(self, project: Any) -> Problem:
+        """The problem under the policy that was asked for."""
         problem = project.problems[self.problem]
         if self.batchnorm is not None and self.batchnorm != problem.batchnorm:
             problem = problem.with_batchnorm(self.batchnorm)
-        return problem, project.checkpoint(self.problem, self.first), project.checkpoint(self.problem, self.second)
+        return problem
+
+    def ends(self, project: Any) -> tuple[Problem, Checkpoint, Checkpoint]:
+        """That problem, and the two checkpoints."""
+        names = self.first, self.second
+        return self.problem_of(project), *(project.checkpoint(self.problem, name) for name in names)
 
     def marked(self, steps: Iterator[xr.Dataset]) -> Iterator[xr.Dataset]:
         """The results, with what was asked for in their provenance."""
@@ -71,13 +76,16 @@ class PlaneRequest(PairRequest):
         self, project: Any, matched: Matched | None = None, trained: Trained | None = None
     ) -> Generator[xr.Dataset, None, None]:
         """The surface, coarse to fine. matched, trained: what the session has already. Raises LandscapeError."""
-        problem, a, b = self.ends(project)
+        problem = self.problem_of(project)
         if self.third == CURVE:
             if trained is None or trained.curve is None:
                 raise LandscapeError("This session has no curve between the two: train one first.")
             plane = trained.curve.plane()
         else:
-            moved = self._matched(project, problem, matched)
+            matched = self._matched(project, problem, matched)
+            first, second = (self.checkpoints.index(name) for name in (self.first, self.second))
+            a, b = matched.checkpoints[first], matched.checkpoints[second]  # as they were when they were matched
+            moved = matched.to(first, second)
             if (moved.weights - b.weights).norm() == 0:
                 raise LandscapeError(
                     f"Matching moves no unit of '{b.name}', so it spans no plane with itself and '{a.name}'. Look at "
@@ -86,14 +94,14 @@ class PlaneRequest(PairRequest):
             plane = Plane.through(a, b, moved)
         yield from self.marked(surface(problem, plane))
 
-    def _matched(self, project: Any, problem: Problem, matched: Matched | None) -> Checkpoint:
+    def _matched(self, project: Any, problem: Problem, matched: Matched | None) -> Matched:
         if self.matching == NONE:
             raise LandscapeError("Nothing was matched: choose how, and compute the paths first.")
         if matched is None:
             every = tuple(project.checkpoint(self.problem, name) for name in self.checkpoints)
             found = match_many(find_symmetries(problem), every, method=self.matching, problem=problem)
             matched = Matched(every, found)
-        return matched.to(*(self.checkpoints.index(name) for name in (self.first, self.second)))
+        return matched
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ def table(ds: xr.Dataset, kind: str, metric: str | None) -> pd.DataFrame:
     for name, values in {**ds.coords, **ds.data_vars}.items():
         if set(values.dims) <= set(rows) and values.dims and name not in rows:
             columns[str(name)] = values
+    for name in [str(name) for name in ds.data_vars if kind == "layers" and "order" in ds[name].dims]:
+        columns |= {f"{name}[{order}]": ds[name].sel(order=order, drop=True) for order in ds["order"].values}
     name, bracket, index = (metric or "").rstrip("]").partition("[")
     for one in (name, f"{name}_se") if bracket else ():
         classes = set(ds[one].dims) - set(rows)

@@ -127,9 +127,10 @@ class ConnectivityPage:
         for view in (self.found, self.below, self.beside, self.pair_controls.view):
             view.visible = ds is not None
         trained = state.curve.result
-        curve = picture.as_paths(trained) if trained is not None else None
+        here = ds is None or state.curve.fits(state.curve.computed)  # a curve of another pair is not on these paths
+        curve = picture.as_paths(trained) if trained is not None and here else None
         self.halves[0].visible = self.place.visible = ds is not None or curve is not None
-        self._say_curve(trained)
+        self._say_curve(trained, "" if here else "Compute the paths between its ends to see it beside them.")
         metric, a, b = state.metric, state.first, state.second
         shown = ds
         if ds is None and curve is not None:  # opened from a file: alone
@@ -149,12 +150,12 @@ class ConnectivityPage:
         if ds is not None:
             self._say(ds, metric, a, b)
 
-    def _say_curve(self, ds: xr.Dataset | None) -> None:
+    def _say_curve(self, ds: xr.Dataset | None, more: str) -> None:
         if ds is None:
             self.parts["curve"].say()
             return
         metric = self.state.metric if self.state.metric in picture.metrics(ds).values() else "loss"
-        self.parts["curve"].say(words.pair_caption(ds), words.curve_found(ds, metric))
+        self.parts["curve"].say(words.pair_caption(ds), words.curve_found(ds, metric), more)
 
     def _draw_plane(self) -> None:
         state, ds = self.state, self.state.plane.result
