@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -13,7 +14,17 @@ import xarray as xr
 from analysis.directions import KINDS
 from analysis.weights import Entry, Structure
 
+SECONDS = 60  # of patience with a slow machine
+MS = SECONDS * 1000
+FLAGS = ("--no-sandbox", "--no-first-run", "--disable-sync", "--disable-background-networking")
+FLAGS += ("--disable-component-update",)
+WEBGL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")  # without a GPU: slow
 PAYLOAD = "<img src=x onerror=window.pwned=1>"
+
+
+def pytest_collection_modifyitems(items):
+    """What takes longest begins first: at the end each worker has something left to do."""
+    items.sort(key=lambda item: "tutorials" not in item.nodeid and item.get_closest_marker("ui") is None)
 
 
 def plane_result(values=None, shape=(5, 4), status="converged", names=("one", "two"), **attrs):
@@ -106,3 +117,44 @@ def chromium():
     if os.environ.get("CI"):
         pytest.fail(reason)
     return pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def chrome():
+    """Launches Chromium, with more flags if given. A process can have one Playwright only."""
+    path = chromium()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield lambda *more: playwright.chromium.launch(executable_path=path, args=[*FLAGS, *more])
+
+
+@pytest.fixture(scope="session", params=["flat"])
+def browser(request, chrome):
+    """A browser; a test that needs WebGL asks for it by `in_3d`."""
+    opened = chrome(*(WEBGL if request.param == "webgl" else ()))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page that must not complain, and must not ask any host but ours for anything."""
+    complaints = []
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    opened = context.new_page()
+    opened.set_default_timeout(MS)
+    opened.on("console", lambda m: complaints.append(f"console: {m.text}") if m.type == "error" else None)
+    opened.on("pageerror", lambda error: complaints.append(f"page: {error}"))
+
+    def guard(route):
+        if re.match(r"https?://127\.0\.0\.1[:/]", route.request.url):
+            route.continue_()
+        else:
+            complaints.append(f"asked for {route.request.url}")
+            route.abort()
+
+    opened.route("**/*", guard)
+    yield opened
+    context.close()
+    assert complaints == []

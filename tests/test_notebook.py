@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import chromium, line_result, plane_result
+from conftest import line_result, plane_result
 from models import classification, mlp
 
 from analysis import Problem, Project, save
@@ -23,7 +23,6 @@ pytest.importorskip("jupyterlab", reason="no jupyterlab: install the extra `test
 pytestmark = pytest.mark.ui
 
 ROOT = Path(__file__).parent.parent
-FLAGS = ["--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
 MS = 90_000
 NAMES = ("first", "second", "third")
 LAB = ("--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=")
@@ -123,15 +122,11 @@ def answers(address):
 
 
 @pytest.fixture
-def page(lab):
-    """A browser that must not complain, and must not ask any host but ours for anything."""
-    path = chromium()
-    from playwright.sync_api import sync_playwright
-
+def page(lab, browser):
+    """A page that must not complain, and must not ask any host but ours for anything."""
     complaints = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        opened = browser.new_page(viewport={"width": 1400, "height": 1000})
+    with browser.new_context(viewport={"width": 1400, "height": 1000}) as context:
+        opened = context.new_page()
         opened.set_default_timeout(MS)
         opened.on("console", lambda m: complaints.append(f"console: {m.text}") if m.type == "error" else None)
         opened.on("pageerror", lambda error: complaints.append(f"page: {error}"))
@@ -147,7 +142,6 @@ def page(lab):
         opened.goto(f"{lab}/lab/tree/demo.ipynb?reset")
         opened.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel")
         yield opened
-        browser.close()
     assert complaints == []
 
 

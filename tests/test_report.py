@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import PAYLOAD, chromium, line_result, plane_result
+from conftest import PAYLOAD, line_result, plane_result
 from models import classification, mlp
 
 from analysis import LandscapeError, Problem, Project, provenance, save
@@ -19,7 +19,6 @@ from landscape_app.text import text
 from landscape_app.trajectory.request import TrajectoryRequest
 
 NAMES = ("first", "second", "third")
-FLAGS = ("--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-component-update")
 
 
 @pytest.fixture(scope="module")
@@ -95,15 +94,11 @@ def test_the_command_writes_a_page(tmp_path, capfd):
 
 
 @pytest.mark.ui
-def test_the_page_opens_without_a_server_or_a_network(results, tmp_path):
-    path = chromium()
-    from playwright.sync_api import sync_playwright
-
+def test_the_page_opens_without_a_server_or_a_network(results, browser, tmp_path):
     hostile = plane_result(names=(PAYLOAD, "</script><script>window.pwned=1</script>"), title=PAYLOAD)
     file = save_report([*results, hostile], tmp_path / "report.html")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
-        page = browser.new_page(viewport={"width": 1100, "height": 900})
+    with browser.new_context(viewport={"width": 1100, "height": 900}) as context:
+        page = context.new_page()
         asked, complaints = [], []
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
@@ -116,6 +111,5 @@ def test_the_page_opens_without_a_server_or_a_network(results, tmp_path):
         assert drawn
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert page.evaluate("window.pwned") is None
-        browser.close()
     assert asked == [file.as_uri()]
     assert complaints == []

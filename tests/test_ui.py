@@ -14,17 +14,12 @@ from pathlib import Path
 
 import axe_playwright_python
 import pytest
-from conftest import PAYLOAD, chromium
+from conftest import MS, PAYLOAD, SECONDS
 
 pytestmark = pytest.mark.ui
 
 ROOT = Path(__file__).parent.parent
-FLAGS = ["--no-sandbox", "--no-first-run", "--disable-sync"]
-FLAGS += ["--disable-background-networking", "--disable-component-update"]
-WEBGL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # without a GPU: slow
 ALARMS = re.compile(r"traceback|\berror\b|\bwarning\b|exception", re.IGNORECASE)
-SECONDS = 60  # of patience with a slow machine
-MS = SECONDS * 1000
 
 PROJECT = f"""
 import torch
@@ -43,42 +38,7 @@ checkpoints = {{"misfit": torch.nn.Linear(2, 2), name: model}}
 """
 
 
-@pytest.fixture(scope="session", params=["flat"])
-def browser(request):
-    """Chromium; a test that needs WebGL asks for it by `in_3d`."""
-    path = chromium()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=FLAGS + WEBGL * (request.param == "webgl"))
-        yield opened
-        opened.close()
-
-
 in_3d = pytest.mark.parametrize("browser", ["webgl"], indirect=True)
-
-
-@pytest.fixture
-def page(browser):
-    """A page that must not complain, and must not ask any host but ours for anything."""
-    complaints = []
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    opened = context.new_page()
-    opened.set_default_timeout(MS)
-    opened.on("console", lambda m: complaints.append(f"console: {m.text}") if m.type == "error" else None)
-    opened.on("pageerror", lambda error: complaints.append(f"page: {error}"))
-
-    def guard(route):
-        if re.match(r"https?://127\.0\.0\.1[:/]", route.request.url):
-            route.continue_()
-        else:
-            complaints.append(f"asked for {route.request.url}")
-            route.abort()
-
-    opened.route("**/*", guard)
-    yield opened
-    context.close()
-    assert complaints == []
 
 
 @contextlib.contextmanager

@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from test_ui import CELL, MS, browser, choose, faults, page, seen, served, wait_for  # noqa: F401
+from conftest import MS
+from test_ui import CELL, choose, faults, seen, served, wait_for
 
 pytestmark = pytest.mark.ui
 
@@ -37,7 +38,7 @@ def flat(spots):
     return [place for spot in spots for place in spot]
 
 
-def test_a_pair_has_its_plane_its_curve_and_its_layers(page, tmp_path):  # noqa: F811
+def test_a_pair_has_its_plane_its_curve_and_its_layers(page, tmp_path):
     sent = []
     page.on("websocket", lambda socket: socket.on("framesent", lambda frame: sent.append(frame)))
     with served(tmp_path / "log", "landscape_app.cli", "serve", "--no-show") as address:
