@@ -1,7 +1,7 @@
 """The docstrings as Markdown, for the API reference: a Griffe extension.
 
-They are written to be read in the source: ``name: what it is`` a line, what belongs to it indented below. Here each such
-line becomes an item of a list, an indented example a block of code, an arXiv number a link, and a name of the
+They are written to be read in the source: ``name: what it is`` a line, what belongs to it indented below. Here each
+such line becomes an item of a list, an indented example a block of code, an arXiv number a link, and a name of the
 reference in backticks a link to its entry.
 """
 
@@ -24,7 +24,9 @@ class Docstrings(griffe.Extension):
     """Rewrites the docstrings of a package when it has been read."""
 
     def __init__(self) -> None:
-        paths = [path for file in REFERENCE.glob("*.md") for path in DIRECTIVE.findall(file.read_text(encoding="utf-8"))]
+        paths = [
+            path for file in REFERENCE.glob("*.md") for path in DIRECTIVE.findall(file.read_text(encoding="utf-8"))
+        ]
         self.entries = {path.rpartition(".")[2]: path for path in paths}
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
@@ -46,39 +48,35 @@ class Docstrings(griffe.Extension):
 
     def paragraph(self, lines: list[str], names: str, node: griffe.Object) -> Iterator[str]:
         """The text before a list, the list."""
-        kinds: list[str] = []
-        entries: list[str] = []
         named = rf"(?:{names})(?:(?:, | and )(?:{names}))*: " if names else "$."
+        entries: list[list[str]] = []  # of each the bullet, "" for none, and the text
         for line in lines:
-            text = line.strip()
+            text, inside = line.strip(), line.startswith(" ")
             if line.startswith("* "):
-                kind, text = "* ", text[2:]
-            elif line.startswith(" ") and re.match(r'"[\w-]+": ', text):
-                kind = "    * "
-            elif not line.startswith(" ") and (re.match(named, text) or _opens(text, entries, kinds)):
-                kind = "* "
+                entries.append(["* ", text[2:]])
+            elif inside and re.match(r'"[\w-]+": ', text):
+                entries.append(["    * ", text])
+            elif not inside and (re.match(named, text) or _opens(text, entries)):
+                entries.append(["* ", text])
             elif entries:
-                entries[-1] += f" {text}"
-                continue
+                entries[-1][1] += f" {text}"
             else:
-                kind = ""
-            for i, piece in enumerate(re.split(rf"(?<=[.;]) (?={named})", text)):
-                kinds.append(kind if not i else "* ")
-                entries.append(piece)
-        split: list[tuple[str, str]] = []
-        for kind, entry in zip(kinds, entries, strict=True):
-            pieces = re.split(rf"(?<=[.;]) (?={named})", entry)
-            split += [(kind if not i else "* ", piece) for i, piece in enumerate(pieces)]
-        before = [self.text(entry, node) for kind, entry in split if not kind]
+                entries.append(["", text])
         items = []
-        for kind, entry in split:
-            if kind:
-                known = re.match(named, entry)
-                head = known[0][:-2] if known else ""
-                items.append(kind + (f"**{head}**: " if head else "") + self.text(entry[len(head) + 2 if head else 0 :], node))
-        yield from before
+        for bullet, entry in entries:
+            first, *others = re.split(rf"(?<=[.;]) (?={named})", entry)
+            if bullet:
+                items.append(bullet + self.item(first, named, node))
+            else:
+                yield self.text(first, node)
+            items += ["* " + self.item(other, named, node) for other in others]
         if items:
             yield "\n".join(items)
+
+    def item(self, entry: str, named: str, node: griffe.Object) -> str:
+        if found := re.match(named, entry):
+            return f"**{found[0][:-2]}**: {self.text(entry[found.end() :], node)}"
+        return self.text(entry, node)
 
     def text(self, words: str, node: griffe.Object) -> str:
         parts = CODE.split(words)
@@ -113,9 +111,9 @@ def _names(node: griffe.Object) -> str:
     return "|".join(sorted(map(re.escape, known), key=len, reverse=True))
 
 
-def _opens(text: str, entries: list[str], kinds: list[str]) -> bool:
+def _opens(text: str, entries: list[list[str]]) -> bool:
     """Whether a line begins an item that explains a variable of a result."""
-    return text.startswith("``") and (not entries or entries[-1].endswith(":") or kinds[-1] != "")
+    return text.startswith("``") and (not entries or entries[-1][0] != "" or entries[-1][1].endswith(":"))
 
 
 def _rows(lines: list[str]) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """What the pages of the documentation are made of besides their own text: parts of other files, and the tutorials.
 
-A line ``<!-- include README.md from "..." to "..." -->`` stands for the lines of a file at the top of the repository from
-the one that begins with the first text up to the one that begins with the second, which is left out; without ``to`` to
-the end of the file, without both for all of it.
+A line ``<!-- include README.md from "..." to "..." -->`` stands for the lines of a file at the top of the repository
+from the one that begins with the first text up to the one that begins with the second, which is left out; without
+``to`` to the end of the file, without both for all of it.
 """
 
 import base64
@@ -28,7 +28,8 @@ def _part(file: str, first: str | None, last: str | None, address: str) -> str:
     lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     start = _line(lines, first, 0, file) if first else 0
     end = _line(lines, last, start + 1, file) if last else len(lines)
-    return _outside_code("\n".join(lines[start:end]), lambda text: LINK.sub(lambda found: _moved(found[0], address), text))
+    part = "\n".join(lines[start:end])
+    return _outside_code(part, lambda text: LINK.sub(lambda found: _moved(found[0], address), text))
 
 
 def _line(lines: list[str], text: str, start: int, file: str) -> int:
