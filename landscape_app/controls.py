@@ -141,7 +141,20 @@ def field(state: Task, name: str, width: int | None = None, **options: Any) -> p
     )
     if isinstance(state.param[name], param.Selector):
         state.param.watch(lambda _: _say_anew(made[0]), name, what="objects")
+        if isinstance(made[0], pn.widgets.select.SingleSelectBase):
+            _hear_what_is_offered(made[0])
     return made
+
+
+def _hear_what_is_offered(choice: pn.widgets.select.SingleSelectBase) -> None:
+    """A browser that is late may say a value that is gone: it is left out, for the present one is on its way there."""
+    heard = choice._process_property_change
+
+    def hear(news: dict[str, Any]) -> dict[str, Any]:
+        gone = "value" in news and news["value"] not in ("", *choice.labels, *choice.unicode_values)
+        return heard({key: value for key, value in news.items() if not (gone and key == "value")})
+
+    choice._process_property_change = hear
 
 
 def _say_anew(choice: pn.widgets.Select) -> None:

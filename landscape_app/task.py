@@ -67,13 +67,17 @@ class Task(param.Parameterized):
     def put_on_offer(self, offered: Mapping[str, Mapping[str, Any]], **chosen: Any) -> None:
         """Offer choices, label to value, and choose among them.
 
-        What was chosen before stays on offer until then: a widget whose value is gone chooses another one by itself,
-        and perhaps only after this, in the server's thread.
+        What was chosen before stays on offer until then, under its label: a widget whose value is gone chooses another
+        one by itself, and a browser that is told of several values one after another may say an earlier one again.
         """
         for name, options in offered.items():
-            now = getattr(self, name)
-            gone = [v for v in (now if isinstance(now, list) else [now]) if v not in options.values()]
-            self._offer(name, {**options, **{f"{value}\u200b": value for value in gone}})  # a label of no option
+            now, before = getattr(self, name), dict(self.param[name].names or {})
+            gone = {
+                label + "\u200b" * (label in options): value
+                for label, value in before.items()
+                if value in (now if isinstance(now, list) else [now]) and value not in options.values()
+            }
+            self._offer(name, {**options, **gone})
         self.param.update(**chosen)
         for name, options in offered.items():
             self._offer(name, options)

@@ -349,6 +349,23 @@ def test_another_problem_keeps_the_choices_that_it_has_too_although_widgets_list
     assert controls.fields["second"].visible
 
 
+def test_a_choice_moves_once_and_what_a_late_browser_says_changes_nothing():
+    project = FakeProject()
+    state = State(project)
+    choice = SliceControls(state).fields["first"][0]
+    state.first = "two"
+    heard = []
+    choice.param.watch(lambda event: heard.append((event.new, event.new in choice.values)), "value")
+    project._checkpoints = ("four", "five")
+    state.offer()
+    assert list(dict.fromkeys(heard)) == [("two", True), ("five", True)]  # not "four", as a widget would have chosen
+    for late in ("two", "one", "nothing"):
+        choice._process_events({"value": late})
+    assert state.first == choice.value == "five"
+    choice._process_events({"value": "four"})
+    assert state.first == "four"
+
+
 def test_a_trajectory_needs_three_checkpoints():
     assert "trajectory" in State(FakeProject()).param.slice.objects
     assert "trajectory" not in State(FakeProject(checkpoints=("one", "two"))).param.slice.objects
