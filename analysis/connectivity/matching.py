@@ -148,10 +148,10 @@ class _Ascent:
                     settled = {j for j in settled if not set(self.names[i]) & set(self.names[j])}
                 else:
                     settled.add(i)
-        checkpoint = permutation.apply(self.moving)
-        objective = _inner(self.a, _as_float64(checkpoint.weights), self.a)
+        objective = _inner(self.a, permutation.tensors(self.b), self.a)
         if abs(objective - total) > 1e-8 * max(self.scale, abs(objective)):
             raise SymmetryError(f"The objective is {objective:.12g}, and the steps add up to {total:.12g}.")
+        checkpoint = permutation.apply(self.moving)
         middle = float("nan") if problem is None else midpoint_loss(problem, self.reference, checkpoint)
         return Matching(permutation, checkpoint, objective, tuple(history), sweeps, not moved, start, middle)
 
@@ -213,6 +213,8 @@ def assigned(groups: Sequence[Group], symmetries: Symmetries, gram: Gram) -> Per
         grams: dict[int, np.ndarray] = {}
         _gather(group, gram, grams)
         _best(group, 0, 0, grams, choices)
+    if all((choice == np.arange(len(choice))).all() for choice in choices.values()):
+        return Permutation({})
     return Permutation.of(groups, symmetries.sizes, lambda group, copy, source: choices[id(group), copy, source])
 
 
