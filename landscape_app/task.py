@@ -12,6 +12,7 @@ from landscape_app.entries import Entry, numbered
 from landscape_app.jobs import JobState, Snapshot
 
 SETTLE_SECONDS = 30
+NO_WIDTH = "\u200b"
 
 
 class Task(param.Parameterized):
@@ -73,7 +74,7 @@ class Task(param.Parameterized):
         for name, options in offered.items():
             now, before = getattr(self, name), dict(self.param[name].names or {})
             gone = {
-                label + "\u200b" * (label in options): value
+                f"{label}{NO_WIDTH if label in options else ''}": value
                 for label, value in before.items()
                 if value in (now if isinstance(now, list) else [now]) and value not in options.values()
             }
