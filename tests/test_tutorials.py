@@ -34,7 +34,9 @@ def pictures(book):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_tutorial_says_again_what_is_stored(path, executed):
-    stored, again = nbformat.read(path, as_version=4), executed(path)
+    stored = nbformat.read(path, as_version=4)
+    stored.cells = [cell for cell in stored.cells if "explorer" not in cell.source]  # test_notebook.py drives that
+    again = executed(stored)
     assert pictures(again) == pictures(stored)
     assert sum(pictures(stored)) > 0
     assert len(said(stored)) == len(said(again)) > 1

@@ -264,8 +264,8 @@ class _Run:
         self.state = {}
         for name in structure.entries:
             p = parameters[name].detach()
-            noise = torch.randn(p.shape, generator=generator).to(p)  # drawn in float32: of this no digit matters
-            self.state[name] = noise.mul_(0.3 * p.std(unbiased=False) + 0.02).add_(p)
+            noise = torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p.device)
+            self.state[name] = p + noise * (0.3 * p.std(unbiased=False) + 0.02)
         for name, buffer in self.model.state_dict().items():
             if STATISTICS.search(name) and buffer.is_floating_point() and name not in self.state:
                 noise = torch.rand(buffer.shape, generator=generator, dtype=buffer.dtype).to(buffer.device)

@@ -3,6 +3,7 @@
 Of live views the picture is stored that they bring along, and nothing that names this machine.
 """
 
+import copy
 import os
 import tempfile
 from pathlib import Path
@@ -15,9 +16,9 @@ HERE = Path(__file__).parent
 SECONDS = 300
 
 
-def executed(path: Path) -> nbformat.NotebookNode:
+def executed(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """A notebook as it is after a run in an empty folder, with what is worth storing of its outputs."""
-    book = nbformat.read(path, as_version=4)
+    book = copy.deepcopy(book)
     kernel = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])}
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(book, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": folder}})
@@ -42,5 +43,5 @@ def _kept(output: Any) -> Any:
 
 if __name__ == "__main__":
     for notebook in sorted(HERE.glob("*.ipynb")):
-        nbformat.write(executed(notebook), notebook)
+        nbformat.write(executed(nbformat.read(notebook, as_version=4)), notebook)
         print(notebook.name)
