@@ -140,6 +140,19 @@ class Problem:
             try_out(other)
         return other
 
+    def with_samples(self, n: int) -> Problem:
+        """The same problem on n samples of each data set at most, drawn at random (seed 0); the metrics are the same.
+
+        Statistics are recalibrated on n samples too. Batches that cannot be cut are kept whole, as many as come close.
+        """
+        other = copy.copy(self)
+        parts = [self.data, *self.also.values(), *([self.calibration] if self.calibration else [])]
+        few = [part.subset(n, self.batch_size).to(self.device, self.dtype) for part in parts]
+        other.data, other.also = few[0], dict(zip(self.also, few[1:], strict=False))
+        other.calibration = few[-1] if self.calibration else None
+        other.conduct = replace(self.conduct, seconds=self.conduct.seconds * other.n / self.n)
+        return other
+
     def with_dtype(self, dtype: torch.dtype) -> Problem:
         """The same problem in another arithmetic, with the data and the model as this one holds them."""
         other = copy.copy(self)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints import Checkpoint, persistent_state
-from .data import map_tensors, tensors_of
+from .data import count, map_tensors, tensors_of
 from .errors import ProblemError
 from .measures import TARGET_KEYS, Measure, inputs_of, mean_and_error, moments
 from .precision import products_in
@@ -89,9 +89,20 @@ class Replica:
             vector[start : start + size] = weights[name].flatten()
         return vector
 
-    def calibrate_briefly(self) -> None:
-        """Recalibrate on the first batch alone from now on, for a try of which no value is kept."""
-        del self._calibration[1:]
+    def calibrate_briefly(self, samples: int) -> None:
+        """Recalibrate on so many samples from now on, or on the first batch of those that cannot be cut.
+
+        For a try of which no value is kept.
+        """
+        data = self.problem.calibration
+        if data:
+            first = data.blocks(samples)[0] if data.mergeable else data.batches()[0]
+            self._calibration = [(first, count(first))]
+
+    @property
+    def calibrated(self) -> int:
+        """Number of samples that it recalibrates on."""
+        return sum(size for _, size in self._calibration)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """The parameters in a vector of the layout of `flat`, by name."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from .data import map_tensors, tensors_of
+from .data import count, map_tensors, tensors_of
 from .errors import ProblemError
 from .randomness import rng_fingerprint, untouched_rng
 from .replica import Replica
@@ -16,22 +17,25 @@ from .replica import Replica
 if TYPE_CHECKING:
     from .problem import Problem
 
+FEW = 64  # samples show how a model behaves
+
 
 @dataclass(frozen=True)
 class Conduct:
     """How a model and its losses behave.
 
     needs_grad: they differentiate. changes_batches: they write into their input. couples_samples: a sample's
-    values depend on what else is in its batch.
+    values depend on what else is in its batch. seconds: of one evaluation on all samples, about, as it took for a few.
     """
 
     needs_grad: bool = False
     changes_batches: bool = False
     couples_samples: bool = False
+    seconds: float = 0.0
 
 
 def try_out(problem: Problem) -> None:
-    """Evaluate the first batch a few times, and set `problem.conduct`.
+    """Evaluate the first batch, and a few of its samples some times more, and set `problem.conduct`.
 
     Raises ProblemError for a layer that draws random numbers without a seed, and for values that depend on what
     was evaluated before; lets the user's own exceptions through. The global random state is restored.
@@ -61,17 +65,20 @@ def try_out(problem: Problem) -> None:
     fresh = Replica(problem)
     fresh.load(problem.checkpoint())
     fresh.flat.mul_(0.9)
-    for each in (replica, fresh):
-        each.calibrate_briefly()
-    first, there, back = _away_and_back(replica, original)
-    if not (agree(first, back, problem) and agree(there, fresh.totals({"": [original]}), problem)):
+    few = _few(replica, original)
+    fresh.calibrate_briefly(replica.calibrated)
+    start = time.perf_counter()
+    first, there, back = _away_and_back(replica, few)
+    same = agree(first, back, problem)  # waits for the device
+    seconds = (time.perf_counter() - start) / 3 * _share(replica, few)
+    if not (same and agree(there, fresh.totals({"": [few]}), problem)):
         raise ProblemError(
             "The same weights give another loss after the model has been elsewhere: it keeps something between calls "
             "(a hidden state, a cache made of weights) or draws from a random generator of its own. Reset that at the "
             "start of forward, or take it out."
         )
-    if problem.free_blocks and problem.n > 1 and not _takes_blocks(replica):
-        problem.conduct = replace(problem.conduct, couples_samples=True)
+    coupled = problem.free_blocks and problem.n > 1 and not _takes_blocks(replica)
+    problem.conduct = replace(problem.conduct, couples_samples=coupled, seconds=seconds)
 
 
 def _described(tensor: Tensor) -> str:
@@ -84,12 +91,40 @@ def _described(tensor: Tensor) -> str:
 def _takes_blocks(replica: Replica) -> bool:
     """Whether two halves of a block have the values of the whole; for batches of one sample, two and the pair."""
     problem = replica.problem
-    half = max(1, problem.data.sizes[0] // 2)
+    half = max(1, min(FEW, problem.data.sizes[0]) // 2)
     together, apart = problem.data.blocks(2 * half)[:1], problem.data.blocks(half)[:2]
     try:
         return agree(replica.totals({"": together}), replica.totals({"": apart}), problem)
     except Exception:  # a model that takes batches of one size only
         return False
+
+
+def _few(replica: Replica, batch: Any) -> Any:
+    """Some samples of the first batch, to recalibrate on no more from now on.
+
+    All of the batch where it cannot be cut or the model takes no other number.
+    """
+    problem = replica.problem
+    if problem.free_blocks and count(batch) > FEW:
+        few = problem.data.blocks(FEW)[0]
+        replica.calibrate_briefly(FEW)
+        try:
+            replica.totals({"": [few]})
+        except Exception:
+            pass
+        else:
+            return few
+    replica.calibrate_briefly(problem.batch_size)
+    return batch
+
+
+def _share(replica: Replica, few: Any) -> float:
+    """How many times as many samples an evaluation takes as the first of a trial did."""
+    problem = replica.problem
+    of_all, of_few = problem.n, count(few)
+    if problem.batchnorm == "recalibrated" and problem.calibration:
+        of_all, of_few = of_all + problem.calibration.n, of_few + replica.calibrated
+    return of_all / of_few
 
 
 def _away_and_back(replica: Replica, batch: Any) -> list[list[Tensor]]:

@@ -76,8 +76,12 @@ def numbered(entries: Iterable[Entry], number: int) -> Entry | None:
 def unfinished(entries: Iterable[Entry], request: Any) -> Entry | None:
     """The latest computation of exactly this that was stopped on its way, with points that it evaluated."""
     ended = (JobState.CANCELLED, JobState.FAILED)
-    found = [e for e in entries if e.request == request and e.job.state in ended and e.result.sizes.get("sample")]
+    found = [e for e in entries if e.request == request and e.job.state in ended and _to_go_on_from(e.result)]
     return found[-1] if found else None
+
+
+def _to_go_on_from(ds: xr.Dataset) -> bool:
+    return bool(ds.sizes.get("sample")) and "preview_of" not in ds.attrs
 
 
 def answering(entries: Iterable[Entry], request: Any) -> Entry | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -64,6 +66,10 @@ class Slice:
         return self.random and given <= self.dims
 
 
+PREVIEW_SAMPLES = 64
+PREVIEW_SECONDS = 0.5
+PREVIEW_POINTS = 25  # a preview has at least; so many of the true picture take its place
+SLOW_SECONDS = 0.02  # an evaluation, from which on those points take as long as the preview
 RANDOM = ("normalisation", "include", "layers", "frozen")
 THROUGH = ("centre", "basis", "units")
 SLICES = {
@@ -128,10 +134,14 @@ class Request:
         """Those of some options that are not left out."""
         return {name: getattr(self, name) for name in options if getattr(self, name) is not None}
 
-    def steps(self, project: Any, resume: xr.Dataset | None = None) -> Generator[xr.Dataset, None, None]:
+    def steps(
+        self, project: Any, resume: xr.Dataset | None = None, preview: bool = False
+    ) -> Generator[xr.Dataset, None, None]:
         """The results, better and better. Loading starts with the first step. Raises LandscapeError.
 
-        resume: an earlier result of the same request, whose evaluated points are taken over.
+        resume: an earlier result of the same request, whose evaluated points are taken over. preview: where one
+        evaluation takes long, the first results are pictures over few of the samples, with the attribute `preview_of`,
+        the number of all; they are valid by themselves too.
         """
         kind = SLICES[self.slice]
         if not kind.takes(len(self.checkpoints)):
@@ -168,7 +178,9 @@ class Request:
                 for ds in steps:
                     yield self.along.with_parabolas(ds)
         else:
-            yield from surface(problem, kind.make(problem, checkpoints, self), **options)
+            space = kind.make(problem, checkpoints, self)
+            steps = surface(problem, space, **options)
+            yield from _after_preview(problem, space, options, steps) if preview and resume is None else steps
 
     def opened(self, project: Any) -> tuple[Problem, Line | Plane]:
         """The problem under the policy that was asked for, and the line or plane itself. Raises LandscapeError."""
@@ -183,6 +195,29 @@ class Request:
         if self.batchnorm is not None and self.batchnorm != problem.batchnorm:
             problem = problem.with_batchnorm(self.batchnorm)
         return problem, [project.checkpoint(self.problem, name) for name in self.checkpoints]
+
+
+def _after_preview(
+    problem: Problem, space: Line | Plane, options: dict[str, Any], steps: Generator[xr.Dataset, None, None]
+) -> Generator[xr.Dataset, None, None]:
+    """The results of `surface`; first, if they would take long to be a picture, that of a few samples."""
+    few = None
+    if problem.free_blocks and problem.n >= 4 * PREVIEW_SAMPLES and problem.conduct.seconds > SLOW_SECONDS:
+        start = time.perf_counter()
+        with closing(surface(problem.with_samples(PREVIEW_SAMPLES), space, **options)) as pictures:
+            for ds in pictures:
+                few = ds.assign_attrs(preview_of=problem.n, status="running", progress=0.0, eta_s=math.inf)
+                yield few
+                if time.perf_counter() - start > PREVIEW_SECONDS and ds.sizes["sample"] >= PREVIEW_POINTS:
+                    break
+    with closing(steps):
+        for ds in steps:
+            facts = ds.attrs
+            if few is None or facts["status"] != "running" or facts["evaluations"] >= PREVIEW_POINTS:
+                few = None
+                yield ds
+            else:
+                yield few.assign_attrs({name: facts[name] for name in ("progress", "eta_s", "elapsed_s")})
 
 
 def going_on(request: Request, project: Any, earlier: xr.Dataset) -> Generator[xr.Dataset, None, None]:

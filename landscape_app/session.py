@@ -249,7 +249,7 @@ class Run:
         self.number = earlier.number if earlier and not earlier.file else self.session.next()
         self._request, self._since, self._seen, self._followed = request, datetime.now(), 0, True
         self._kept = kept = task.keeper()
-        anew = lambda: request.steps(project, **kept)  # noqa: E731
+        anew = lambda: task.steps(request, **kept)  # noqa: E731
         self.job = self.session.runner.submit(partial(going_on, request, project, earlier.result) if earlier else anew)
         self.poll()
         if self._timer is None and task.busy:

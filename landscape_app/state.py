@@ -413,6 +413,9 @@ class State(Task):
             self.show = origin.number
         self.page = "spectrum"
 
+    def steps(self, request: Request, **kept: Any) -> Any:
+        return request.steps(self.project, preview=True, **kept)
+
     def restore(self, request: Request) -> bool:
         """Choose again what a request asked for, as far as it is on offer; returns whether all of it is."""
         if request.problem not in self.param.problem.objects:

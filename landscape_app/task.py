@@ -143,6 +143,10 @@ class Task(param.Parameterized):
         """What the choices ask for now."""
         raise NotImplementedError
 
+    def steps(self, request: Any, **kept: Any) -> Any:
+        """The results of a request, as a job runs it. kept: of `keeper`."""
+        return request.steps(self.project, **kept)
+
     def keeper(self) -> dict[str, Any]:
         """What its next job fills beside its results, as options of the request's `steps`."""
         return {}

@@ -118,12 +118,20 @@ def _running(job: Snapshot) -> Message:
     if job.result is None:
         return Message("busy", "Starting", "Loading the checkpoints and measuring the fastest way to evaluate.")
     facts = job.result.attrs
+    if "preview_of" in facts:
+        rest = f" · {left(job.eta)}" if job.eta is not None else ""
+        return Message("busy", "Preview", f"{_over_few(job.result)}, until there are points over all{rest}")
     planned = facts.get("planned_evaluations")
     done = f"{facts['evaluations']:,}" + (f" of {planned:,}" if planned else "") + " evaluations"
     error = facts.get("interpolation_error", np.nan)
     parts = [done, left(job.eta) if job.eta is not None else ""]
     parts.append(f"interpolation error {percent(error)}" if np.isfinite(error) else "")
     return Message("busy", "Refining", " · ".join(filter(None, parts)))
+
+
+def _over_few(ds: xr.Dataset) -> str:
+    """How much of the data a preview is over."""
+    return f"over {provenance(ds)['data']['samples']:,} of {ds.attrs['preview_of']:,} samples"
 
 
 def left(eta: float) -> str:
@@ -137,6 +145,8 @@ def cancelling(job: Snapshot) -> Message:
 def _cancelled(job: Snapshot) -> Message:
     if job.result is None:
         return Message("warn", "Cancelled", "Nothing had been computed yet.")
+    if "preview_of" in job.result.attrs:
+        return Message("warn", "Cancelled", f"This is a preview {_over_few(job.result)}.")
     n = job.result.attrs["evaluations"]
     return Message("warn", "Cancelled", f"The picture shows what {_times(n)} gave in {duration(job.elapsed)}.")
 

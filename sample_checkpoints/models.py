@@ -94,8 +94,8 @@ class CharTransformer(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.embedding = skip_init(nn.Embedding, characters, width)
-        self.position = skip_init(nn.Embedding, context, width)
+        self.embedding = _embedding(characters, width)
+        self.position = _embedding(context, width)
         self.blocks = nn.Sequential(*(_TransformerBlock(width, heads) for _ in range(layers)))
         self.norm = nn.LayerNorm(width)
         _he_normal(self, generator)
@@ -168,6 +168,11 @@ class _CausalAttention(nn.Module):
         later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
         mixed = scores.masked_fill(later, -torch.inf).softmax(-1) @ v
         return self.out(mixed.transpose(1, 2).reshape(n, length, width))
+
+
+def _embedding(number: int, width: int) -> nn.Embedding:
+    """One without values: `skip_init` of an Embedding imports all of torch's compiler, which takes over a second."""
+    return nn.Embedding.from_pretrained(torch.empty(number, width), freeze=False)
 
 
 def _conv_bn(channels_in: int, channels_out: int, size: int = 3, stride: int = 1) -> nn.Sequential:

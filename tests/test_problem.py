@@ -380,6 +380,40 @@ def test_a_number_of_samples():
     assert Problem(mlp(), "cross_entropy", DataLoader(TensorDataset(X, Y), 16), samples=20).n == 20
 
 
+def test_the_same_problem_on_fewer_samples():
+    model, x, y = trained_conv_bn()
+    problem = Problem(model, "cross_entropy", (x, y), also={"more": (x[:50], y[:50])}, calibration=(x + 1, y))
+    before = problem.measure()
+    few = problem.with_samples(20)
+    chosen, calibration = few.data.batches()[0], few.calibration.batches()[0]
+    assert len(chosen[0]) == len(calibration[0]) == few.also["more"].n == 20
+    by_other_means = Problem(model, "cross_entropy", chosen, also={"more": few.also["more"]}, calibration=calibration)
+    assert few.measure() == by_other_means.measure() != before
+    assert problem.n == len(x)
+    assert problem.measure() == before
+
+
+def test_the_time_of_an_evaluation_is_that_of_the_tries_for_so_many_samples(monkeypatch):
+    model, x, y = trained_conv_bn()
+    clock = iter([5.0, 5.3])  # three tries on 64 samples, of which 64 are recalibrated on
+    monkeypatch.setattr("analysis.trial.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    problem = Problem(model, "cross_entropy", (x.repeat(20, 1, 1, 1), y.repeat(20)))
+    assert problem.conduct.seconds == pytest.approx(0.1 * (20 * len(x) + 512) / 128)
+
+
+def test_a_first_try_takes_few_samples():
+    seen = []
+
+    class Counting(nn.Linear):
+        def forward(self, x):
+            seen.append(len(x))
+            return super().forward(x)
+
+    Problem(Counting(6, 3), "cross_entropy", (X.repeat(10, 1), Y.repeat(10)))
+    assert seen[0] == 256  # so that what fails or does not fit into memory does so now
+    assert max(seen[1:]) == 64
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
