@@ -15,6 +15,7 @@ from analysis import Checkpoint, LandscapeError, Problem, Project, save_checkpoi
 from analysis.connectivity import (
     CurveSearch,
     Matching,
+    StraightThrough,
     Symmetries,
     average,
     barrier,
@@ -74,12 +75,13 @@ def add(commands: Any) -> None:
     match = _about(commands, "match", _match, "permute the units of B to fit those of A, and save it")
     match.add_argument("reference", metavar="A", help="a checkpoint, by name or as a file")
     match.add_argument("moving", metavar="B", help="the one whose units move; its function stays")
-    _adds_matching(match)
+    _adds_matching(match, (*METHODS, "straight-through"), "; straight-through follows the loss half-way")
     match.add_argument("--restarts", type=int, default=0, metavar="N", help="random starts of the weights method")
+    match.add_argument("--steps", type=int, default=200, metavar="N", help="of straight-through (default 200)")
 
     merged = _about(commands, "merge", _merge, "average checkpoints in the units of the first, and save the average")
     merged.add_argument("checkpoints", nargs="+", metavar="A B", help="two or more, by name or as files")
-    _adds_matching(merged)
+    _adds_matching(merged, METHODS)
     merged.add_argument("--repair", action="store_true", help="restore the spread of activations (REPAIR)")
 
     report = _about(commands, "symmetries", _symmetries, "say which units of a model may be exchanged, and which not")
@@ -95,10 +97,13 @@ def _about(commands: Any, name: str, run: Callable, words: str) -> argparse.Argu
     return parser
 
 
-def _adds_matching(parser: argparse.ArgumentParser) -> None:
+def _adds_matching(parser: argparse.ArgumentParser, methods: tuple[str, ...], more: str = "") -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=f"to save: {', '.join(CHECKPOINTS)}")
     parser.add_argument(
-        "--method", choices=METHODS, default="weights", help="what is compared: weights (default) or activations"
+        "--method",
+        choices=methods,
+        default="weights",
+        help=f"what is compared: weights (default) or activations{more}",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the order of steps (default 0)")
 
@@ -184,7 +189,14 @@ def _match(options: argparse.Namespace) -> int:
     problem, reference, moving = _chosen(options, options.reference, options.moving)
     symmetries = find_symmetries(problem)
     print(_certified(symmetries))
-    if options.method == "weights":
+    status = 0
+    if options.method == "straight-through":
+        search = StraightThrough(symmetries, problem, reference, moving, steps=options.steps, seed=options.seed)
+        _, status = followed(search.steps(), problem.name, "evaluations")
+        if search.matching is None:
+            return status
+        matching = search.matching
+    elif options.method == "weights":
         matching = match_weights(
             symmetries, reference, moving, seed=options.seed, restarts=options.restarts, problem=problem
         )
@@ -194,6 +206,8 @@ def _match(options: argparse.Namespace) -> int:
     saved = replace(matching.checkpoint, info={**moving.info, "matched_to": reference.digest, "by": options.method})
     save_checkpoint(saved, options.out)
     print(f"Saved: {options.out} ({moving.name} in the units of {reference.name})")
+    if status:
+        return status
     for words, end in (("before", moving), ("after", matching.checkpoint)):
         if (end.weights - reference.weights).norm() == 0:
             print(f"{words}: {moving.name} holds the same weights as {reference.name}; there is no barrier")

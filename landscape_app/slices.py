@@ -14,7 +14,7 @@ from landscape_app.curve import COLUMNS, MARGIN, RADIUS, curve_data, curve_hover
 from landscape_app.scales import Scale
 from landscape_app.text import coordinate
 
-HEIGHT = 260
+HEIGHT = 236
 LEFT = 64  # so that both frames begin at the same place
 LONGEST = 34
 SECOND = "#cc79a7"

@@ -126,6 +126,20 @@ def test_matching_lowers_the_barrier(capsys, project, tmp_path):
     assert heights(again, "Done") == pytest.approx(heights(said, "after"), rel=1e-6)
 
 
+def test_straight_through_matching_starts_from_the_weights(capsys, project, tmp_path):
+    out, by_weights = tmp_path / "s.safetensors", tmp_path / "w.pt"
+    search = ("--method", "straight-through", "--steps", 5)
+    status, said, errors = run(capsys, "match", project, "one", "other", "--out", out, *search)
+    assert status == 0
+    assert "5/5 [" in errors
+    assert load_checkpoint(out, mlp()).info["by"] == "straight-through"
+    run(capsys, "match", project, "one", "other", "--out", by_weights)
+    half = [run(capsys, "barrier", project, "one", file, "--convention", "mid")[1] for file in (out, by_weights)]
+    assert heights(half[0], "Done") <= heights(half[1], "Done")
+    with pytest.raises(SystemExit):
+        run(capsys, "merge", project, "one", "other", "--out", out, "--method", "straight-through")
+
+
 def test_three_are_merged(capsys, project, tmp_path):
     out = tmp_path / "merged.pt"
     status, said, _ = run(capsys, "merge", project, "one", "copy", "copy", "--out", out, "--repair")

@@ -26,7 +26,7 @@ SKETCH = """<svg viewBox="0 0 120 72" fill="none" stroke="currentColor" stroke-w
 
 
 def build(state: State) -> pn.viewable.Viewable:
-    """The page: choices and results on the left, the picture in the middle, findings beneath."""
+    """The page: choices and results on the left, the picture in the middle, what it says beside it."""
     return SurfacePage(state).view
 
 
@@ -57,8 +57,8 @@ class SurfacePage:
         self.run_panel = RunPanel(state, words.message)
         self.stack = look.stack(self.pair.pictures, self.veil)
         self.body = look.spread(
-            look.column(self.stack, self.pair.compared, self.findings.sentence, self.point_box),
-            self.findings.view,
+            look.column(self.stack, self.pair.compared, self.findings.sentence),
+            look.column(self.point_box, self.findings.view),
         )
         self.results = ResultList(state, title.lower())
         self.view = look.columns(
