@@ -7,7 +7,7 @@ from collections.abc import Callable
 import panel as pn
 import xarray as xr
 
-from landscape_app import look, picture, relief
+from landscape_app import look, picture, plotting, relief
 from landscape_app.curve import Curve
 from landscape_app.heatmap import Heatmap
 from landscape_app.relief import Relief
@@ -32,6 +32,11 @@ class Plot:
     def panes(self) -> tuple[pn.viewable.Viewable, ...]:
         """For a notebook, which must be told of changes."""
         return self.heatmap.pane, self.curve.pane
+
+    def on_zoom(self, zoomed: Callable[..., None]) -> None:
+        """Call `zoomed` with (low, high) of both axes whenever somebody has moved or zoomed the line or the plane."""
+        for figure in (self.heatmap.figure, self.curve.figure):
+            plotting.on_zoom(figure, zoomed)
 
     def draw(
         self, ds: xr.Dataset, metric: picture.Metric, scale: Scale, heights: tuple[float, float] | None = None

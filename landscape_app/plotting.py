@@ -9,6 +9,7 @@ import numpy as np
 import panel
 import panel as pn
 import xarray as xr
+from bokeh.events import RangesUpdate
 from bokeh.models import ColumnDataSource, CustomJS, CustomJSHover, HoverTool, Range1d, WheelZoomTool
 from bokeh.plotting import figure
 
@@ -90,6 +91,11 @@ def new_figure(name: str, **options: Any) -> figure:
     for tool in plot.select(WheelZoomTool):
         tool.zoom_on_axis = False
     return plot
+
+
+def on_zoom(plot: figure, zoomed: Callable[..., None]) -> None:
+    """Call `zoomed` with (low, high) of both axes whenever somebody has moved or zoomed a figure."""
+    plot.on_event(RangesUpdate, lambda event: zoomed((event.x0, event.x1), (event.y0, event.y1)))
 
 
 def wrapped(label: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
 import param
 
 from analysis.weights import Structure
@@ -117,6 +119,8 @@ class State(Task):
     at_a = param.Number(default=None, allow_None=True, label="a")  # of the point, for widgets
     at_b = param.Number(default=None, allow_None=True, label="b")
 
+    view = param.Parameter(doc="(low, high) of each axis of the part of the picture that is looked at, None for all.")
+
     inputs = INPUTS
     look = ("metric", "across", "log_scale", "palette", "show_contours", "show_samples", "relief", "at_a", "at_b")
     kind = "surface"
@@ -146,6 +150,7 @@ class State(Task):
         self.has_frozen = False  # whether the model has parameters that it does not train
         self._compared = (False, THE_SAME)  # compare and other, before they change
         self._subspace: tuple[object, ...] | None = None  # that `point` was chosen on
+        self._frame: list[tuple[str, tuple[float, float]]] | None = None  # that `view` is a part of
         names = list(project.problems)
         lock = threading.RLock()  # a server may run the callbacks of one session in several threads
         super().__init__(project, lock, **params)
@@ -321,6 +326,35 @@ class State(Task):
         """Choose the point of the plane that is nearest to (a, b); one beyond the picture changes nothing."""
         if self.result is not None and dims(self.result) == 2:
             self.point = on_grid(self.result, (a, b)) or self.point
+
+    def look_at(self, *ends: tuple[float, float]) -> None:
+        """Note to which (low, high) the axes of the picture were zoomed."""
+        ds = self.result
+        if ds is None or None in sum(ends, ()):
+            return
+        whole = [extent(ds, name) for name in axes(ds)]
+        seen = [(min(pair), max(pair)) for pair in ends[: len(whole)]]
+        near = [
+            bool(np.allclose(one, other, atol=(other[1] - other[0]) / 100, rtol=0))
+            for one, other in zip(seen, whole, strict=True)
+        ]
+        self.view = None if all(near) else tuple(map(_rounded, seen))
+
+    def ask_view(self) -> None:
+        """Compute the part of the picture that is looked at, in the resolution of the whole."""
+        if self.view is None or self.busy or self.stale or self.computed is None:
+            return
+        ends = dict(zip(("extent_a", "extent_b"), self.view, strict=False))
+        self.fit_extent = False
+        self.param.update(**ends)
+        self.compute = True
+
+    @param.depends("result", watch=True)
+    def _look_anew(self) -> None:
+        """What was zoomed is shown in full where the next picture has another frame."""
+        frame = [(name, extent(self.result, name)) for name in axes(self.result)] if self.result is not None else None
+        if frame != self._frame:
+            self._frame, self.view = frame, None
 
     @param.depends("result", "across", watch=True)
     def _keep_the_point(self) -> None:
@@ -572,6 +606,12 @@ class State(Task):
             return
         for name, axis in zip(("extent_a", "extent_b"), axes(ds), strict=False):
             self.param.update(**{name: extent(ds, axis)})
+
+
+def _rounded(ends: tuple[float, float]) -> tuple[float, float]:
+    """To a thousandth of their distance or less, in as few digits as that takes."""
+    digits = 3 - math.floor(math.log10(ends[1] - ends[0]))
+    return round(ends[0], digits), round(ends[1], digits)
 
 
 def _metric(ds: Any, key: str) -> Metric:

@@ -14,7 +14,7 @@ import numpy as np
 import panel as pn
 import pytest
 from bokeh.document import Document
-from bokeh.events import Tap
+from bokeh.events import RangesUpdate, Tap
 from bokeh.server.session import ServerSession
 from conftest import PAYLOAD, FakeProject, line_result, plane_result
 from panel.io.state import set_curdoc
@@ -663,6 +663,48 @@ def test_coordinates_that_are_typed_choose_the_same_point():
     assert (a.value, b.value) == (-1, 0)
     a.value = None
     assert (state.point, a.value, b.value) == (None, None, None)
+
+
+def zoom(figure, x, y):
+    (handle,) = figure._event_callbacks["rangesupdate"]
+    handle(RangesUpdate(figure, x0=x[0], x1=x[1], y0=y[0], y1=y[1]))
+
+
+def test_the_part_that_is_zoomed_to_is_computed_in_the_resolution_of_the_whole(project):
+    explorer = Explorer(project)
+    state = explorer.state
+    page = SurfacePage(state)
+    plot = page.pair.plot
+    zoom(plot.heatmap.figure, (0, 1), (0, 1))  # there is no picture yet
+    assert state.view is None
+    state.param.update(resolution=51, seed=3)
+    state.compute = True
+    wait(explorer.session)
+    whole = state.result
+    zoom(plot.heatmap.figure, (-1.001, 1.001), (-1, 1))
+    assert (state.view, page.part.visible) == (None, False)
+    zoom(plot.heatmap.figure, (0.123456, 0.323456), (-1, 1))
+    assert (state.view, page.part.visible) == (((0.1235, 0.3235), (-1, 1)), True)
+    state.seed = 4  # Compute would draw another plane
+    assert page.part.disabled
+    state.seed = 3
+    assert not page.part.disabled
+    page.part.clicks += 1
+    wait(explorer.session)
+    part = state.result
+    assert part is not whole
+    assert (picture.extent(part, "a"), picture.extent(part, "b")) == ((0.1235, 0.3235), (-1, 1))
+    assert part.sizes["a"] == 51
+    np.testing.assert_allclose(part["loss"].sel(a=0.1235), whole["loss"].interp(a=0.1235), rtol=0.02)
+    assert (state.view, page.part.visible) == (None, False)
+    zoom(plot.heatmap.figure, (-1, 1), (-1, 1))
+    assert state.view == ((-1, 1), (-1, 1))
+    state.slice = "line"
+    state.compute = True
+    wait(explorer.session)
+    assert state.view is None
+    zoom(plot.curve.figure, (0.2, 0.4), (0, 9))
+    assert state.view == ((0.2, 0.4),)
 
 
 def test_what_is_said_at_a_point_that_is_not_computed_yet():

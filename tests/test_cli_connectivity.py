@@ -129,7 +129,7 @@ def test_matching_lowers_the_barrier(capsys, project, tmp_path):
 def test_straight_through_matching_starts_from_the_weights(capsys, project, tmp_path):
     out, by_weights = tmp_path / "s.safetensors", tmp_path / "w.pt"
     search = ("--method", "straight-through", "--steps", 5)
-    status, said, errors = run(capsys, "match", project, "one", "other", "--out", out, *search)
+    status, _, errors = run(capsys, "match", project, "one", "other", "--out", out, *search)
     assert status == 0
     assert "5/5 [" in errors
     assert load_checkpoint(out, mlp()).info["by"] == "straight-through"

@@ -42,6 +42,9 @@ class SurfacePage:
         self.veil = look.veil()
         ranges = self.pair.plot.heatmap.figure
         self.slices = Slices(ranges.x_range, ranges.y_range)
+        self.pair.plot.on_zoom(self._zoomed)
+        self.part = button("Compute this part anew", state.ask_view)
+        self.part.visible = False
         self.point_controls = PointControls(state)
         self.point_text = look.html()
         self.slice_box = look.column(look.pair(*self.slices.panes), visible=False)
@@ -57,7 +60,7 @@ class SurfacePage:
         self.run_panel = RunPanel(state, words.message)
         self.stack = look.stack(self.pair.pictures, self.veil)
         self.body = look.spread(
-            look.column(self.stack, self.pair.compared, self.findings.sentence),
+            look.column(self.stack, self.part, self.pair.compared, self.findings.sentence),
             look.column(self.point_box, self.findings.view),
         )
         self.results = ResultList(state, title.lower())
@@ -69,6 +72,7 @@ class SurfacePage:
         state.param.watch(self._draw, [*APPEARANCE, *COMPARISON])
         state.param.watch(self._draw_point, ["point", "show_radius", "radii", "job"])
         state.param.watch(self._promise, [*state.inputs, "job", "result", "trouble"])
+        state.param.watch(self._offer_part, ["view", "stale", "computed", "job"])
         self._promise()
         self._draw()
 
@@ -99,6 +103,15 @@ class SurfacePage:
             self.point_controls.step(*picture.spacing(ds))
         if ds is not None:
             self._draw_there()
+
+    def _zoomed(self, *ends: tuple[float, float]) -> None:
+        with self.state.lock:
+            self.state.look_at(*ends)
+
+    def _offer_part(self, *_: object) -> None:
+        state = self.state
+        self.part.visible = state.view is not None
+        self.part.disabled = state.busy or state.stale or state.computed is None
 
     def _change(self, edits: list[Edit]) -> None:
         def edit() -> None:
