@@ -1,8 +1,10 @@
-"""Take the screenshots of the documentation: ``python docs/screenshots/take.py http://127.0.0.1:5006/landscape_app``.
+"""Take the pictures of the documentation: ``python docs/screenshots/take.py http://127.0.0.1:5006/landscape_app``.
 
-Needs a running ``landscape serve`` with the shipped samples, and Chromium (or its path in CHROMIUM).
+Every page, light and dark, some states of them, and ``motion.webp``. Needs a running ``landscape serve`` with the
+shipped samples, and Chromium (or its path in CHROMIUM).
 """
 
+import io
 import os
 import re
 import shutil
@@ -11,15 +13,24 @@ import time
 from pathlib import Path
 from urllib.parse import urlencode
 
-from playwright.sync_api import Page, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 HERE = Path(__file__).parent
 WAIT = 300_000
+SIZE = (1360, 900)
+MOTION_SIZE = (1120, 741)
+COLOURS = 192  # of the saved pictures: fewer bands in the colour maps than the eye sees, half the bytes
 PAGES = {
     "spectrum": {},
     "trajectory": {"problem": "MLP 64, a training run · train"},
     "connectivity": {"problem": "MLP 3×512 · train"},
 }
+OF_SESSION = ("checkpoints", "results", "jobs")  # they show what the session has done
+
+
+def seen(page: Page, words: str | re.Pattern) -> Locator:
+    return page.get_by_text(words, exact=isinstance(words, str)).locator("visible=true").first
 
 
 def choose(page: Page, label: str, option: str) -> None:
@@ -28,60 +39,154 @@ def choose(page: Page, label: str, option: str) -> None:
 
 
 def finish(page: Page) -> None:
-    page.get_by_text("Done", exact=True).locator("visible=true").wait_for(timeout=WAIT)
+    seen(page, "Done").wait_for(timeout=WAIT)
     page.mouse.move(2, 2)
-    time.sleep(1)
+    time.sleep(1.5)
 
 
-def compute(page: Page, **choices: str) -> None:
-    for label, option in choices.items():
-        choose(page, label.replace("_", " "), option)
-    page.get_by_role("button", name="Compute").click()
+def compute(page: Page) -> None:
+    page.get_by_role("button", name=re.compile("^Compute")).locator("visible=true").first.click()
+    time.sleep(0.5)
     finish(page)
+
+
+def opened(browser: Browser, address: str, size: tuple[int, int] = SIZE, first: str = "Done", **query: str) -> Page:
+    page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+    page.goto(f"{address}?{urlencode(query)}")
+    seen(page, first).wait_for(timeout=WAIT)
+    page.mouse.move(2, 2)
+    time.sleep(1.5)
+    return page
+
+
+def picture(page: Page) -> Image.Image:
+    return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+
+
+def save(page: Page, name: str) -> None:
+    picture(page).quantize(COLOURS, dither=Image.Dither.NONE).save(HERE / f"{name}.png", optimize=True)
+
+
+def both(page: Page, name: str) -> None:
+    """The page in the light and in the dark theme."""
+    save(page, name)
+    page.get_by_role("button", name="Toggle theme").click()
+    time.sleep(1.5)
+    page.mouse.move(2, 2)
+    save(page, f"{name}-dark")
+    page.get_by_role("button", name="Toggle theme").click()
+    time.sleep(0.5)
+
+
+def place(page: Page, a: float, b: float) -> tuple[float, float]:
+    """Where a share of the first plot's width and height is on the page."""
+    box = page.locator("canvas").locator("visible=true").first.bounding_box()
+    assert box
+    return box["x"] + a * box["width"], box["y"] + b * box["height"]
+
+
+def go(page: Page, tab: str) -> None:
+    page.get_by_role("tab", name=tab.title(), exact=True).or_(page.get_by_text(tab.title(), exact=True)).first.click()
+    time.sleep(3)
+
+
+def pages(browser: Browser, address: str) -> None:
+    page = opened(browser, address, problem="MLP 3×512 · test", drawn="yes")
+    page.mouse.click(*place(page, 0.4, 0.4))
+    time.sleep(1)
+    page.mouse.move(2, 2)
+    both(page, "surface")
+    page.get_by_label("Compare", exact=True).check()
+    time.sleep(3)
+    both(page, "compare")
+    page.get_by_label("3-D", exact=True).check()
+    time.sleep(8)
+    both(page, "relief")
+    page.get_by_label("3-D", exact=True).uncheck()
+    page.get_by_label("Compare", exact=True).uncheck()
+    choose(page, "Slice", "Line through two checkpoints")
+    compute(page)
+    both(page, "line")
+    for name in OF_SESSION:
+        go(page, name)
+        both(page, name)
+    page.close()
+    for name, query in PAGES.items():
+        page = opened(browser, address, page=name, drawn="yes", **query)
+        both(page, name)
+        page.close()
+
+
+def states(browser: Browser, address: str) -> None:
+    page = opened(browser, address, first="No surface yet", page="surface")
+    both(page, "empty")
+    choose(page, "Model and data", "Residual CNN, width 16 · test")
+    choose(page, "Slice", "Plane through checkpoints")
+    page.get_by_role("button", name="Compute").click()
+    seen(page, re.compile("^over 64 of ")).wait_for(timeout=WAIT)
+    time.sleep(1)
+    save(page, "preview")
+    seen(page, re.compile(r" of [\d,]+ evaluations · ")).wait_for(timeout=WAIT)
+    time.sleep(1)
+    save(page, "running")
+    finish(page)
+    save(page, "plane")
+    page.close()
+    page = opened(browser, address, (400, 860), drawn="yes")
+    page.mouse.move(200, 400)
+    page.mouse.wheel(0, 420)
+    time.sleep(1)
+    save(page, "phone")
+    page.close()
+
+
+def motion(browser: Browser, address: str) -> None:
+    """From the first values of a surface to the spectrum at a point of it and the plane of two eigenvectors."""
+    frames: list[tuple[Image.Image, int]] = []
+
+    def shoot(page: Page, milliseconds: int) -> None:
+        frames.append((picture(page).resize(MOTION_SIZE, Image.Resampling.LANCZOS), milliseconds))
+
+    page = opened(browser, address, first="No surface yet", page="surface")
+    shoot(page, 800)
+    choose(page, "Model and data", "MLP 3×512 · train")
+    page.get_by_role("button", name="Compute").click()
+    for _ in range(12):
+        time.sleep(0.4)
+        shoot(page, 250)
+    finish(page)
+    shoot(page, 1200)
+    for step in range(8):
+        page.mouse.click(*place(page, 0.25 + 0.04 * step, 0.3 + 0.03 * step))
+        time.sleep(0.5)
+        shoot(page, 300)
+    page.get_by_role("button", name="Spectrum at this point").click()
+    for _ in range(10):
+        time.sleep(0.6)
+        shoot(page, 300)
+    finish(page)
+    shoot(page, 2500)
+    page.close()
+    pictures = [frame for frame, _ in frames]
+    pictures[0].save(
+        HERE / "motion.webp",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=[length for _, length in frames],
+        loop=0,
+        quality=70,
+        method=4,
+    )
 
 
 def main(address: str) -> None:
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-
-        def opened(
-            width: int, height: int, name: str = "surface", first: str = "No surface yet", **choices: str
-        ) -> Page:
-            page = browser.new_page(viewport={"width": width, "height": height})
-            page.goto(f"{address}?{urlencode({'page': name, **choices})}")
-            page.get_by_text(first, exact=True).locator("visible=true").wait_for(timeout=WAIT)
-            time.sleep(1)
-            return page
-
-        page = opened(1360, 900)
-        page.screenshot(path=HERE / "empty.png")
-        compute(page, Model_and_data="MLP 3×512 · test")
-        page.screenshot(path=HERE / "surface.png")
-        page.get_by_role("button", name="Toggle theme").click()
-        compute(page, Slice="Line through two checkpoints")
-        page.screenshot(path=HERE / "line-dark.png")
-
-        page = opened(1360, 900)
-        choose(page, "Model and data", "Residual CNN, width 16 · test")
-        choose(page, "Slice", "Plane through checkpoints")
-        page.get_by_role("button", name="Compute").click()
-        page.get_by_text(re.compile(r" of [\d,]+ evaluations · ")).first.wait_for(timeout=WAIT)
-        time.sleep(1.5)
-        page.screenshot(path=HERE / "running.png")
-        finish(page)
-        page.screenshot(path=HERE / "plane.png")
-
-        for name, choices in PAGES.items():
-            page = opened(1360, 900, name, "Done", drawn="yes", **choices)
-            page.screenshot(path=HERE / f"{name}.png")
-
-        page = opened(400, 860)
-        compute(page)
-        page.mouse.move(200, 400)
-        page.mouse.wheel(0, 420)
-        time.sleep(1)
-        page.screenshot(path=HERE / "phone.png")
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+        )
+        for take in (pages, states, motion):
+            take(browser, address)
         browser.close()
 
 
