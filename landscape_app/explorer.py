@@ -30,9 +30,10 @@ rise(document);
 class Selection:
     """What is chosen on the page that is looked at.
 
-    page: "surface", "spectrum", "trajectory" or "connectivity". problem: its name. checkpoints: names of those that the
-    choices are of; of a trajectory the chosen one, of connectivity the pair whose path is drawn. point: the chosen
-    place (a, b) of a plane, in the units of its axes. eigenvalue: the chosen one. None for what is not chosen.
+    page: "surface", "spectrum", "trajectory", "connectivity", or one without choices, "results" or "jobs". problem: its
+    name. checkpoints: names of those that the choices are of; of a trajectory the chosen one, of connectivity the pair
+    whose path is drawn. point: the chosen place (a, b) of a plane, in the units of its axes. eigenvalue: the chosen one.
+    None for what is not chosen.
     """
 
     page: str
@@ -76,7 +77,8 @@ class Explorer(pn.viewable.Viewer):
     @property
     def result(self) -> xr.Dataset | None:
         """The result on the page that is looked at, as far as it is computed; None before the first."""
-        return self.state.tasks[self.state.page].result
+        task = self.state.tasks.get(self.state.page)
+        return task.result if task else None
 
     @property
     def results(self) -> list[xr.Dataset]:
@@ -87,7 +89,9 @@ class Explorer(pn.viewable.Viewer):
     def selection(self) -> Selection:
         """What is chosen on the page that is looked at."""
         state, page = self.state, self.state.page
-        task = state.tasks[page]
+        task = state.tasks.get(page)
+        if task is None:
+            return Selection(page, state.problem)
         if page == "spectrum":
             part, pair = task.chosen or (0, None)
             value = None if pair is None else float(task.parts[part].values[pair])

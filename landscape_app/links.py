@@ -50,7 +50,9 @@ def written(state: State) -> str:
 
     What has the value that it has whatever else is chosen, unless somebody chooses, is left out.
     """
-    task = state.tasks[state.page]
+    task = state.tasks.get(state.page)
+    if task is None:
+        return urlencode([(PAGE, state.page)])
     said, exact = [] if state.page == type(state).page else [(PAGE, state.page)], True
     for name in _used(task):
         value = getattr(task, name)
@@ -75,7 +77,11 @@ def follow(state: State, query: str, tell: Tell) -> None:
         tell(f"There is no page “{page}”: the pages are {', '.join(state.param.page.objects)}.")
         return
     state.page = page
-    task, drawn = state.tasks[page], asked.pop(DRAWN, ["no"])[-1]
+    task, drawn = state.tasks.get(page), asked.pop(DRAWN, ["no"])[-1]
+    if task is None:
+        for name in asked:
+            tell(f"The address has “{name}”, which the page {page} does not know.")
+        return
     later = {name: asked.pop(name) for name in task.look if name in asked and name in OF_RESULTS}
     known = [name for name in (*task.inputs, *task.look) if name in asked]
     troubles = [trouble for name in known if (trouble := _choose(task, name, asked.pop(name)))]

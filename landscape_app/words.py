@@ -20,6 +20,7 @@ from landscape_app.task import Task
 from landscape_app.text import coordinate, duration, number, percent
 
 ON_SLICE = 1e-3
+OUTDATED = "The checkpoint file has changed since; Compute draws it anew."
 UNLIKE = "The choices below do not describe this picture."
 ONE_OF = {"checkpoints": "checkpoint", "axes": "axis"}
 BATCHNORM = {
@@ -151,6 +152,8 @@ def recalled(entry: Entry, end: Message) -> Message:
         return Message(end.tone, "Added in Python", end.body)
     if entry.file:
         return Message(end.tone, "Opened from a file", f"{entry.file}: {_lower(end.body)}")
+    if entry.cached:
+        return Message(end.tone, "Cached", f"Computed at {entry.since:%H:%M} and kept by the server: {_lower(end.body)}")
     return Message(end.tone, "Shown again", f"Computed at {entry.since:%H:%M}: {_lower(end.body)}")
 
 
