@@ -13,6 +13,15 @@ from analysis import provenance
 from landscape_app.jobs import JobState, Snapshot
 
 OF_PAIR = ("plane", "curve", "layers")  # kinds of results about one pair of checkpoints
+NAMES = {
+    "surface": "Surface",
+    "spectrum": "Spectrum",
+    "trajectory": "Trajectory",
+    "connectivity": "Paths",
+    "plane": "Plane of a pair",
+    "curve": "Curve",
+    "layers": "Layers",
+}
 FROM_PYTHON = "added in Python"  # in place of the name of a file
 
 
@@ -86,7 +95,11 @@ def checkpoints_of(request: Any) -> tuple[str, ...]:
     """Names of the checkpoints that a request is about; () for none."""
     own = [getattr(request, name) for name in ("checkpoint", "first", "second") if hasattr(request, name)]
     inner = [getattr(getattr(request, whole, None), part, None) for whole, part in WITHIN]
-    found = [*getattr(request, "checkpoints", ()), *own, *(name for one in inner if one for name in checkpoints_of(one))]
+    found = [
+        *getattr(request, "checkpoints", ()),
+        *own,
+        *(name for one in inner if one for name in checkpoints_of(one)),
+    ]
     return tuple(dict.fromkeys(found))
 
 

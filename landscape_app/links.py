@@ -53,7 +53,14 @@ def written(state: State) -> str:
     task = state.tasks.get(state.page)
     if task is None:
         return urlencode([(PAGE, state.page)])
-    said, exact = [] if state.page == type(state).page else [(PAGE, state.page)], True
+    page = [] if state.page == type(state).page else [(PAGE, state.page)]
+    said, exact = chosen(task)
+    return urlencode([*page, *said, (DRAWN, "yes")] if exact and task.answered else [*page, *said])
+
+
+def chosen(task: Task) -> tuple[list[tuple[str, str]], bool]:
+    """The choices of a task as (name, text), and whether these say all of them."""
+    said, exact = [], True
     for name in _used(task):
         value = getattr(task, name)
         automatic = name in AUTOMATIC and task.result is not None
@@ -62,7 +69,7 @@ def written(state: State) -> str:
         texts = list(_texts(value))
         exact &= bool(texts)
         said += [(name, each) for each in texts]
-    return urlencode([*said, (DRAWN, "yes")] if exact and task.answered else said)
+    return said, exact
 
 
 def follow(state: State, query: str, tell: Tell) -> None:
@@ -83,15 +90,23 @@ def follow(state: State, query: str, tell: Tell) -> None:
             tell(f"The address has “{name}”, which the page {page} does not know.")
         return
     later = {name: asked.pop(name) for name in task.look if name in asked and name in OF_RESULTS}
-    known = [name for name in (*task.inputs, *task.look) if name in asked]
-    troubles = [trouble for name in known if (trouble := _choose(task, name, asked.pop(name)))]
-    troubles += [f"The address has “{name}”, which the page {page} does not know." for name in asked]
+    troubles = choose(task, asked, f"The address has “{{}}”, which the page {page} does not know.")
     for trouble in troubles:
         tell(trouble)
     if later:
         _choose_later(task, later, tell)
     if drawn == "yes" and not troubles and not any(task.trouble):
         pn.state.execute(lambda: setattr(task, "compute", True), schedule=True)
+
+
+def choose(task: Task, asked: dict[str, list[str]], unknown: str) -> list[str]:
+    """Choose what is asked for, name to texts, each by itself; returns in words what is not on offer.
+
+    unknown: what is said of a name that the task does not have.
+    """
+    known = [name for name in (*task.inputs, *task.look) if name in asked]
+    troubles = [trouble for name in known if (trouble := _choose(task, name, asked[name]))]
+    return troubles + [unknown.format(name) for name in asked if name not in known]
 
 
 def _choose_later(task: Task, look: dict[str, list[str]], tell: Tell) -> None:

@@ -32,7 +32,8 @@ class RunPanel:
         strip = pn.Row(buttons, said, sizing_mode="stretch_width", margin=0, min_height=62)
         self.view = look.column(strip, self.trouble)
         state.param.watch(
-            self.show, ["job", "stale", "computed", "entries", "recalled", "trouble", "foreign", "outdated", *state.inputs]
+            self.show,
+            ["job", "stale", "computed", "entries", "recalled", "trouble", "foreign", "outdated", *state.inputs],
         )
         self.show()
 

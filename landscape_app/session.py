@@ -13,7 +13,7 @@ import panel as pn
 import xarray as xr
 
 from analysis import ResultError, radius_band, softmax_radius
-from landscape_app import saved
+from landscape_app import archive, links, saved
 from landscape_app.cache import Cache, stamps_of
 from landscape_app.connectivity.tasks import PairTask
 from landscape_app.entries import FROM_PYTHON, Computation, Entry, answering, checkpoints_of, numbered
@@ -40,6 +40,7 @@ class Session:
     def __init__(self, state: State, runner: Runner = RUNNER, cache: Cache | None = None):
         self.state, self.runner = state, runner
         self.page = Page()
+        state.workers = runner.workers
         self.cache = cache or (CACHE if self.page.served else Cache(most=0))
         self._made = self._begun = 0  # entries, computations
         self.runs = {
@@ -149,12 +150,37 @@ class Session:
             return
         (name, content), state.upload = state.upload, None
         try:
+            if archive.holds(content):
+                self._restore(archive.opened(content), name)
+                return
             ds = saved.opened(name, content)
             request = saved.request_of(ds)
         except Exception as error:
             state.refused = explain(error)
             return
         self._take(ds, request, name)
+
+    def _restore(self, held: archive.Held, file: str) -> None:
+        """Take the results and choices of a saved session, and say what of it could not be."""
+        state, numbers, troubles = self.state, {}, list(held.troubles)
+        for was, ds, since in held.results:
+            try:
+                entry = Entry(self.next(), saved.snapshot(ds), saved.request_of(ds), file=file, since=since)
+            except Exception as error:
+                troubles.append(explain(error)[0])
+                continue
+            numbers[was] = entry.number
+            self.keep(entry)
+        for kind, number in held.shown.items():
+            if number in numbers and kind in self.runs and not self.runs[kind].task.busy:
+                self.runs[kind].bring(numbered(state.entries, numbers[number]))
+        for kind, asked in held.choices.items():
+            if kind in state.tasks:
+                troubles += links.choose(state.tasks[kind], asked, "The session chooses “{}”, which is not known here.")
+        if held.page in state.param.page.objects:
+            state.page = held.page
+        count = f"{len(numbers)} result{'' if len(numbers) == 1 else 's'} of '{file}'"
+        state.refused = (f"{count} opened, but not all of it:", "\n".join(troubles)) if troubles else ("", "")
 
     def add(self, ds: Any) -> None:
         """Put a result that was computed elsewhere among the others and show it. Raises ResultError."""

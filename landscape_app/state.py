@@ -129,9 +129,10 @@ class State(Task):
     found = param.Parameter(doc="Names of each problem's checkpoints, once others than at first were found.")
     show = param.Parameter(doc="Number of the entry to show again; None once it is.")
     remove = param.Parameter(doc="Number of the entry to forget, or several in a tuple; None once they are.")
-    file = param.Bytes(default=None, allow_None=True, label="Open a saved result")
+    file = param.Bytes(default=None, allow_None=True, label="Open a saved result or session")
     upload = param.Parameter(doc="A saved result or session to open: (file name, its bytes); None once it is.")
     refused = param.Parameter(default=("", ""), doc="Why a file was not opened: (reason, details).")
+    workers = param.Integer(default=0, doc="How many jobs run at a time; 0 while nobody runs any.")
     computations = param.Parameter(default=(), doc="The jobs of the session, a Computation each, the oldest first.")
 
     along = param.Parameter(doc="The eigenvectors of a spectrum that a plane may lie along, an Along, or None.")

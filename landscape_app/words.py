@@ -153,7 +153,9 @@ def recalled(entry: Entry, end: Message) -> Message:
     if entry.file:
         return Message(end.tone, "Opened from a file", f"{entry.file}: {_lower(end.body)}")
     if entry.cached:
-        return Message(end.tone, "Cached", f"Computed at {entry.since:%H:%M} and kept by the server: {_lower(end.body)}")
+        return Message(
+            end.tone, "Cached", f"Computed at {entry.since:%H:%M} and kept by the server: {_lower(end.body)}"
+        )
     return Message(end.tone, "Shown again", f"Computed at {entry.since:%H:%M}: {_lower(end.body)}")
 
 
