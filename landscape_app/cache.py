@@ -42,7 +42,7 @@ class Cache:
         return None
 
     def keep(self, project: Any, entry: Entry, stamps: Stamps | None) -> None:
-        """Keep a result that is done. stamps: of its request when it began; files that changed since speak against it."""
+        """Keep a result that is done. stamps: of its request when it began; it is left out if a file changed since."""
         if entry.job.state is not JobState.DONE or stamps is None or stamps != stamps_of(project, entry.request):
             return
         new = _Kept(weakref.ref(project), stamps, entry, _bytes(entry.result) + _bytes(entry.kept))

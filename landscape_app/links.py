@@ -9,13 +9,13 @@ from urllib.parse import parse_qs, urlencode
 import panel as pn
 import param
 
-from landscape_app.state import State
+from landscape_app.state import COMPARING, THE_SAME, State
 from landscape_app.task import Task
 
 PAGE, DRAWN = "page", "drawn"
 YES = {"yes": True, "no": False}
-OF_RESULTS = ("metric", "across", "log_scale", "log_steps", "at_a", "at_b", "first", "second")  # as looks
-AUTOMATIC = ("log_scale", "log_steps")  # chosen by each result, until somebody chooses
+OF_RESULTS = ("metric", "across", "log_scale", "log_steps", "at_a", "at_b", "first", "second", *COMPARING)  # as looks
+AUTOMATIC = ("log_scale", "log_steps", *COMPARING[1:-1])  # chosen by each result, until somebody chooses
 REPLACE = "history.replaceState(null, '', location.pathname + (cb_obj.value ? '?' + cb_obj.value : ''))"
 
 Tell = Callable[[str], Any]
@@ -125,12 +125,17 @@ def _choose_later(task: Task, look: dict[str, list[str]], tell: Tell) -> None:
 
 
 def _used(task: Task) -> Iterator[str]:
-    """The choices that count: not those of an extent that is fitted, or of a checkpoint that the slice has not."""
+    """The choices that count: not those of an extent that is fitted, or of a checkpoint that the slice has not.
+
+    Two metrics of one result can be compared again elsewhere; another entry of the session cannot.
+    """
     places = ("first", "second", "third")
     for name in (*task.inputs, *task.look):
         if isinstance(task, State) and (
             (name.startswith("extent_") and task.fit_extent)
             or (name in places and name not in places[: len(task.roles)])
+            or (name in COMPARING and (task.beside is None or task.other != THE_SAME))
+            or (name == "other_log_scale" and task.same_quantity)
         ):
             continue
         yield name

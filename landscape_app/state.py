@@ -11,6 +11,7 @@ import param
 
 from analysis.weights import Structure
 from landscape_app.connectivity.state import Connectivity
+from landscape_app.difference import reason
 from landscape_app.entries import Entry, numbered, unfinished
 from landscape_app.picture import (
     Metric,
@@ -55,6 +56,7 @@ BATCHNORM = {
 NORMALISATION = {"By filter": "filter", "By layer": "layer", "By weight": "weight"}
 KINDS = {"Weights": "weight", "Biases": "bias", "Scales and shifts of normalisation": "norm"}
 
+COMPARING = ("compare", "other_metric", "other_across", "other_log_scale", "difference")  # of one result
 INPUTS = (
     *("problem", "slice", "first", "second", "third", "seed", "seeds", "normalisation", "layers", "include", "frozen"),
     *("fit_extent", "extent_a", "extent_b", "resolution", "tolerance", "batchnorm"),
@@ -112,13 +114,17 @@ class State(Task):
     other_metric = param.Selector(default="loss", objects={"Loss": "loss"}, label="Show")
     other_across = param.Selector(default=MEAN, objects=parts(None), label="Over seeds")
     other_log_scale = param.Boolean(default=True, label="Logarithmic")
+    difference = param.Boolean(default=False, label="Difference")
 
     point = param.Parameter(doc="The chosen point (a, b) of a plane's picture, on its grid, or None.")
     at_a = param.Number(default=None, allow_None=True, label="a")  # of the point, for widgets
     at_b = param.Number(default=None, allow_None=True, label="b")
 
     inputs = INPUTS
-    look = ("metric", "across", "log_scale", "palette", "show_contours", "show_samples", "relief", "at_a", "at_b")
+    look = (
+        *("metric", "across", "log_scale", "palette", "show_contours", "show_samples", "relief", "at_a", "at_b"),
+        *COMPARING,
+    )
     kind = "surface"
 
     page = param.Selector(
@@ -479,6 +485,11 @@ class State(Task):
     def same_quantity(self) -> bool:
         """Whether both pictures show the same quantity, and so share a scale."""
         return quantity(self.drawn, self.metric_shown) == quantity(self.beside, self.metric_beside)
+
+    @property
+    def indifferent(self) -> str:
+        """Why what is beside the first picture has no difference to it, in words; '' if it has one."""
+        return reason(self.drawn, self.metric_shown, self.beside, self.metric_beside)
 
     @property
     def same_axes(self) -> bool:

@@ -256,6 +256,13 @@ def at_point(ds: xr.Dataset, metric: picture.Metric, point: tuple[float, float])
     return f"{'; '.join(said)} — {origin}at {where}."
 
 
+def apart(ds: xr.Dataset, metric: picture.Metric, point: tuple[float, float]) -> str:
+    """A − B at a point of both planes."""
+    value = metric.values[picture.nearest(ds, point)]
+    units = f" {metric.units}" if metric.units not in ("", "fraction") else ""
+    return f"A − B: {number(value)}{units}." if np.isfinite(value) else "A − B: not known yet."
+
+
 def _plus_minus(value: float, error: float) -> str:
     return f"{number(value)} ± {number(error, 2)}" if np.isfinite(error) else number(value)
 

@@ -60,9 +60,9 @@ class ResultsPage:
         self.save = _download("Save session", lambda: archive.packed(state), filename=SESSION)
         self.said = look.html()
         self.bar = look.column(self.compare, self.download, self.delete, self.save, self.said, kind="ls-sheet-bar")
-        self.view = look.column(
-            look.column(look.html(HEAD), self.bar, self.table, self.files.view, kind="ls-card"), kind="ls-sheet"
-        )
+        look.arrange(self.files.view, "ls-sheet-file")
+        card = look.column(look.html(HEAD), self.bar, self.table, self.files.view, kind="ls-card")
+        self.view = look.column(card, kind="ls-sheet")
         state.param.watch(self._follow, ["entries", "outdated", "page"])
         self.table.param.watch(self._arrange, "selected")
         self._follow()
