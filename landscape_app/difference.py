@@ -44,7 +44,7 @@ def _certain(ds: xr.Dataset) -> bool:
 
 
 def difference(a: xr.Dataset, one: Metric, b: xr.Dataset, other: Metric) -> tuple[xr.Dataset, Metric]:
-    """A − B as a picture of its own, where `reason` has none against it. It has no bars: the errors of both may agree."""
+    """A − B as a picture of its own, where `reason` has none against it; without errors, which both may share."""
     label = one.label if one.label == other.label else f"{one.label} − {other.label}"
     values = one.values - other.values
     made = Metric(

@@ -31,7 +31,7 @@ def project(tmp_path):
 
 def rows(page):
     """The text of each row, without the head."""
-    return [row.inner_text() for row in page.get_by_role("row").locator("visible=true").all()[1:]]
+    return [row.inner_text().strip() for row in page.get_by_role("row").locator("visible=true").all()[1:]]
 
 
 def test_results_outlive_a_reload_and_go_to_another_session_as_a_file(page, tmp_path):
