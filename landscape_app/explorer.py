@@ -113,9 +113,18 @@ class Explorer(pn.viewable.Viewer):
         """Have a page for all that the project has enough checkpoints for."""
         project = self.state.project
         most = max(len(project.checkpoint_names(name)) for name in project.problems)
-        new = [page for page in PAGES if page.needs <= most and page not in self._pages]
-        self._pages += new
-        self._view.extend((page.title, look.column()) for page in new)
+        for page in PAGES:
+            if page.needs <= most and page not in self._pages:
+                self._add(page)
+
+    def _add(self, page: Any) -> None:
+        """Put a page where it belongs among the others; the one that is looked at stays."""
+        place = sum(PAGES.index(other) < PAGES.index(page) for other in self._pages)
+        shifts = bool(self._pages) and place <= self._view.active
+        self._pages.insert(place, page)
+        self._view.insert(place, (page.title, look.column()))
+        if shifts:
+            self._view.active += 1
 
     def _build(self) -> None:
         """Make the page that is looked at, if this is the first time: what nobody sees costs nothing."""
@@ -131,8 +140,7 @@ class Explorer(pn.viewable.Viewer):
     def _turn(self, *_: Any) -> None:
         page = next(page for page in PAGES if page.title.lower() == self.state.page)
         if page not in self._pages:  # a saved result of a page that this project has no use for
-            self._pages.append(page)
-            self._view.append((page.title, look.column()))
+            self._add(page)
         self._view.active = self._pages.index(page)
 
     def __panel__(self) -> pn.viewable.Viewable:

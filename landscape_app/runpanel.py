@@ -53,8 +53,8 @@ class RunPanel:
             f"<strong>{text(said.title)}</strong>{badge}</div>"
         )
         old = state.shown in state.outdated and not state.busy
-        warning = f'<p class="warn">{text(words.OUTDATED)}</p>' if old else ""
-        body = warning + ("" if failed else f'<p class="quiet nums">{text(said.body)}</p>')
+        body = "" if failed else f'<p class="quiet nums">{text(said.body)}</p>'
+        body = f'<p class="warn">{text(words.OUTDATED)}</p>' if old else body
         self.progress.object = f'<div class="ls">{body}{self._bar()}</div>'
         self.trouble.visible = failed
         if failed:

@@ -75,8 +75,9 @@ class Session:
         with self.state.lock, self.page.drawn_on():
             if self.page.left:
                 return
-            for task in self.state.tasks.values():
-                task.outdated = outdated
+            if outdated != self.state.outdated:
+                for task in self.state.tasks.values():
+                    task.outdated = outdated
             if names != self._names:
                 for task in self.state.tasks.values():
                     task.find()

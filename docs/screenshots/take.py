@@ -76,6 +76,14 @@ def main(address: str) -> None:
             page = opened(1360, 900, name, "Done", drawn="yes", **choices)
             page.screenshot(path=HERE / f"{name}.png")
 
+        page = opened(1360, 900)
+        for choices in ({"Slice": "Line through two checkpoints"}, {"Slice": "Random plane"}):
+            compute(page, **choices)
+        page.get_by_text("Results", exact=True).first.click()
+        page.get_by_role("table", name="Results").wait_for(timeout=WAIT)
+        time.sleep(1)
+        page.screenshot(path=HERE / "results.png")
+
         page = opened(400, 860)
         compute(page)
         page.mouse.move(200, 400)

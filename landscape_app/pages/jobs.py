@@ -23,7 +23,7 @@ COLUMNS = [
     {"name": "what", "label": "Job"},
     {"name": "problem", "label": "Model and data"},
     {"name": "state", "label": "State"},
-    {"name": "took", "label": "Running for", "kind": "brief"},
+    {"name": "took", "label": "Ran for", "kind": "brief"},
     {"name": "left", "label": "Left", "kind": "brief"},
     {"name": "since", "label": "Asked for", "kind": "brief"},
 ]

@@ -77,7 +77,8 @@ class ResultsPage:
     def _follow(self, *_: object) -> None:
         with self.state.lock:
             if self.state.page == title.lower():
-                before = self.table.selected
+                before, kept = self.table.selected, {entry.number for entry in self.state.entries}
+                self._made = {number: made for number, made in self._made.items() if number in kept}
                 self.table.show([self._row(entry) for entry in self.state.entries])
                 self.save.disabled = not self.state.entries
                 if self.table.selected == before:
