@@ -23,6 +23,8 @@ def contours(ds: xr.Dataset, metric: picture.Metric, scale: Scale) -> Iterator[t
 
 def contour_ink(scale: Scale, level: float) -> str:
     """Light on the dark colours, dark on the light ones."""
+    if scale.centred:
+        return INK if abs(level) < 0.6 * scale.high else "#ffffff"
     return "#ffffff" if level - scale.low < 0.6 * (scale.high - scale.low) else INK
 
 

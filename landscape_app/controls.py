@@ -97,6 +97,7 @@ class CompareControls:
             "other_metric": field(state, "other_metric", width=200),
             "other_across": field(state, "other_across", width=110),
             "other_log_scale": field(state, "other_log_scale", width=118),
+            "difference": field(state, "difference", width=112),
         }
         self.view = look.column(look.bar(*self.fields.values()))
         state.param.watch(

@@ -13,6 +13,15 @@ from analysis import provenance
 from landscape_app.jobs import JobState, Snapshot
 
 OF_PAIR = ("plane", "curve", "layers")  # kinds of results about one pair of checkpoints
+NAMES = {
+    "surface": "Surface",
+    "spectrum": "Spectrum",
+    "trajectory": "Trajectory",
+    "connectivity": "Paths",
+    "plane": "Plane of a pair",
+    "curve": "Curve",
+    "layers": "Layers",
+}
 FROM_PYTHON = "added in Python"  # in place of the name of a file
 
 
@@ -23,6 +32,7 @@ class Entry:
     number: 1 for the first of a session. job: the computation as it stands or ended; it has a result.
     request: what was asked for, None where a file does not say it all. file: where it was opened from, FROM_PYTHON, ''.
     kept: what its job kept in memory beside the result: the "vectors" of a spectrum, the "matched" checkpoints.
+    cached: whether the server had it from another session, or from this page before it was loaded again.
     """
 
     number: int
@@ -31,6 +41,7 @@ class Entry:
     file: str = ""
     since: datetime = field(default_factory=datetime.now)
     kept: Mapping[str, Any] = field(default_factory=dict)
+    cached: bool = False
 
     @property
     def result(self) -> xr.Dataset:
@@ -44,13 +55,55 @@ class Entry:
     @property
     def page(self) -> str:
         """The page that shows it."""
-        return "connectivity" if self.kind in OF_PAIR else self.kind
+        return page_of(self.kind)
 
     @property
     def title(self) -> str:
         """Short, and different for each: '2 · Random plane at resnet16 · Residual CNN'."""
         title = self.result.attrs["title"]
         return f"{self.number} · {title[:1].upper()}{title[1:]} · {provenance(self.result)['problem']}"
+
+
+@dataclass(frozen=True)
+class Computation:
+    """One job of a session, as the page Jobs lists it.
+
+    number: 1 for the first. kind: of its results, as an Entry has it. job: without its result, which is the entry's.
+    entry: number of its result, 0 while there is none. cached: whether the result was taken from the server's cache.
+    """
+
+    number: int
+    kind: str
+    request: Any
+    job: Snapshot
+    since: datetime
+    entry: int = 0
+    cached: bool = False
+
+    @property
+    def page(self) -> str:
+        """The page that shows its result."""
+        return page_of(self.kind)
+
+
+def page_of(kind: str) -> str:
+    """The page that shows results of a kind."""
+    return "connectivity" if kind in OF_PAIR else kind
+
+
+def checkpoints_of(request: Any) -> tuple[str, ...]:
+    """Names of the checkpoints that a request is about; () for none."""
+    own = [getattr(request, name) for name in ("checkpoint", "first", "second") if hasattr(request, name)]
+    inner = [getattr(getattr(request, whole, None), part, None) for whole, part in WITHIN]
+    found = [
+        *getattr(request, "checkpoints", ()),
+        *own,
+        *(name for one in inner if one for name in checkpoints_of(one)),
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+WITHIN = (("along", "spectrum"), ("at", "surface"))  # requests within requests
 
 
 def kind_of(ds: xr.Dataset) -> str:

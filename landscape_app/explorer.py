@@ -30,9 +30,10 @@ rise(document);
 class Selection:
     """What is chosen on the page that is looked at.
 
-    page: "surface", "spectrum", "trajectory" or "connectivity". problem: its name. checkpoints: names of those that the
-    choices are of; of a trajectory the chosen one, of connectivity the pair whose path is drawn. point: the chosen
-    place (a, b) of a plane, in the units of its axes. eigenvalue: the chosen one. None for what is not chosen.
+    page: "surface", "spectrum", "trajectory", "connectivity", or without choices "results" or "jobs". problem: its
+    name. checkpoints: names of those that the choices are of; of a trajectory the chosen one, of connectivity the pair
+    whose path is drawn. point: the chosen place (a, b) of a plane, in the units of its axes. eigenvalue: the chosen
+    one. None for what is not chosen.
     """
 
     page: str
@@ -76,7 +77,8 @@ class Explorer(pn.viewable.Viewer):
     @property
     def result(self) -> xr.Dataset | None:
         """The result on the page that is looked at, as far as it is computed; None before the first."""
-        return self.state.tasks[self.state.page].result
+        task = self.state.tasks.get(self.state.page)
+        return task.result if task else None
 
     @property
     def results(self) -> list[xr.Dataset]:
@@ -87,7 +89,9 @@ class Explorer(pn.viewable.Viewer):
     def selection(self) -> Selection:
         """What is chosen on the page that is looked at."""
         state, page = self.state, self.state.page
-        task = state.tasks[page]
+        task = state.tasks.get(page)
+        if task is None:
+            return Selection(page, state.problem)
         if page == "spectrum":
             part, pair = task.chosen or (0, None)
             value = None if pair is None else float(task.parts[part].values[pair])
@@ -109,9 +113,18 @@ class Explorer(pn.viewable.Viewer):
         """Have a page for all that the project has enough checkpoints for."""
         project = self.state.project
         most = max(len(project.checkpoint_names(name)) for name in project.problems)
-        new = [page for page in PAGES if page.needs <= most and page not in self._pages]
-        self._pages += new
-        self._view.extend((page.title, look.column()) for page in new)
+        for page in PAGES:
+            if page.needs <= most and page not in self._pages:
+                self._add(page)
+
+    def _add(self, page: Any) -> None:
+        """Put a page where it belongs among the others; the one that is looked at stays."""
+        place = sum(PAGES.index(other) < PAGES.index(page) for other in self._pages)
+        shifts = bool(self._pages) and place <= self._view.active
+        self._pages.insert(place, page)
+        self._view.insert(place, (page.title, look.column()))
+        if shifts:
+            self._view.active += 1
 
     def _build(self) -> None:
         """Make the page that is looked at, if this is the first time: what nobody sees costs nothing."""
@@ -127,8 +140,7 @@ class Explorer(pn.viewable.Viewer):
     def _turn(self, *_: Any) -> None:
         page = next(page for page in PAGES if page.title.lower() == self.state.page)
         if page not in self._pages:  # a saved result of a page that this project has no use for
-            self._pages.append(page)
-            self._view.append((page.title, look.column()))
+            self._add(page)
         self._view.active = self._pages.index(page)
 
     def __panel__(self) -> pn.viewable.Viewable:

@@ -56,13 +56,16 @@ class Findings:
 def download(result: Callable[[], xr.Dataset], label: str, kind: str, **options: Any) -> pn.widgets.FileDownload:
     """A button that gives a result as a netCDF file, made when it is asked for."""
 
-    def file() -> io.BytesIO:
-        with tempfile.TemporaryDirectory() as folder:
-            return io.BytesIO(save(result(), Path(folder) / "surface.nc").read_bytes())
-
     return pn.widgets.FileDownload(
-        callback=file, filename="surface.nc", label=label, stylesheets=[look.STYLE], css_classes=[kind], **options
-    )
+        callback=lambda: netcdf(result()), filename="surface.nc", label=label, stylesheets=[look.STYLE],
+        css_classes=[kind], **options,
+    )  # fmt: skip
+
+
+def netcdf(ds: xr.Dataset) -> io.BytesIO:
+    """A result as a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        return io.BytesIO(save(ds, Path(folder) / "surface.nc").read_bytes())
 
 
 def file_name(ds: xr.Dataset) -> str:
@@ -78,7 +81,8 @@ def _checkpoints(lines: list[tuple[str, str]]) -> str:
     return f'<div class="ls"><dl class="items">{"".join(listed)}</dl></div>'
 
 
-def provenance_html(ds: xr.Dataset) -> str:
+def provenance_html(ds: xr.Dataset, folded: bool = True) -> str:
+    """Where a result comes from, behind a line that opens it or at once."""
     lines = []
     for depth, what, value in words.provenance_rows(provenance(ds)):
         if not value:
@@ -87,4 +91,4 @@ def provenance_html(ds: xr.Dataset) -> str:
             kind = ' class="hash"' if what in HASHES else ""
             lines.append(f"<dt{' class=in' if depth else ''}>{text(what)}</dt><dd{kind}>{text(value)}</dd>")
     record = f'<dl class="facts">{"".join(lines)}</dl>'
-    return f'<div class="ls">{look.folded("Where this comes from", record)}</div>'
+    return f'<div class="ls">{look.folded("Where this comes from", record) if folded else record}</div>'

@@ -20,6 +20,7 @@ COLOURS = {
     "viridis": bokeh.palettes.Viridis256,
     "cividis": bokeh.palettes.Cividis256,
     "magma": bokeh.palettes.Magma256,
+    "difference": bokeh.palettes.interp_palette(bokeh.palettes.PuOr[11], 255),  # about 0; for every eye
 }
 FIRST_HEIGHT = 620
 TALLEST = 560

@@ -152,6 +152,7 @@ class Runner:
     """Runs jobs, `workers` at a time; the others wait in the order in which they came."""
 
     def __init__(self, workers: int = 2):
+        self.workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="landscape-job")
         self._jobs: weakref.WeakSet[Job] = weakref.WeakSet()
 

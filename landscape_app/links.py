@@ -9,13 +9,13 @@ from urllib.parse import parse_qs, urlencode
 import panel as pn
 import param
 
-from landscape_app.state import State
+from landscape_app.state import COMPARING, THE_SAME, State
 from landscape_app.task import Task
 
 PAGE, DRAWN = "page", "drawn"
 YES = {"yes": True, "no": False}
-OF_RESULTS = ("metric", "across", "log_scale", "log_steps", "at_a", "at_b", "first", "second")  # as looks
-AUTOMATIC = ("log_scale", "log_steps")  # chosen by each result, until somebody chooses
+OF_RESULTS = ("metric", "across", "log_scale", "log_steps", "at_a", "at_b", "first", "second", *COMPARING)  # as looks
+AUTOMATIC = ("log_scale", "log_steps", *COMPARING[1:-1])  # chosen by each result, until somebody chooses
 REPLACE = "history.replaceState(null, '', location.pathname + (cb_obj.value ? '?' + cb_obj.value : ''))"
 
 Tell = Callable[[str], Any]
@@ -50,8 +50,17 @@ def written(state: State) -> str:
 
     What has the value that it has whatever else is chosen, unless somebody chooses, is left out.
     """
-    task = state.tasks[state.page]
-    said, exact = [] if state.page == type(state).page else [(PAGE, state.page)], True
+    task = state.tasks.get(state.page)
+    if task is None:
+        return urlencode([(PAGE, state.page)])
+    page = [] if state.page == type(state).page else [(PAGE, state.page)]
+    said, exact = chosen(task)
+    return urlencode([*page, *said, (DRAWN, "yes")] if exact and task.answered else [*page, *said])
+
+
+def chosen(task: Task) -> tuple[list[tuple[str, str]], bool]:
+    """The choices of a task as (name, text), and whether these say all of them."""
+    said, exact = [], True
     for name in _used(task):
         value = getattr(task, name)
         automatic = name in AUTOMATIC and task.result is not None
@@ -60,7 +69,7 @@ def written(state: State) -> str:
         texts = list(_texts(value))
         exact &= bool(texts)
         said += [(name, each) for each in texts]
-    return urlencode([*said, (DRAWN, "yes")] if exact and task.answered else said)
+    return said, exact
 
 
 def follow(state: State, query: str, tell: Tell) -> None:
@@ -75,17 +84,29 @@ def follow(state: State, query: str, tell: Tell) -> None:
         tell(f"There is no page “{page}”: the pages are {', '.join(state.param.page.objects)}.")
         return
     state.page = page
-    task, drawn = state.tasks[page], asked.pop(DRAWN, ["no"])[-1]
+    task, drawn = state.tasks.get(page), asked.pop(DRAWN, ["no"])[-1]
+    if task is None:
+        for name in asked:
+            tell(f"The address has “{name}”, which the page {page} does not know.")
+        return
     later = {name: asked.pop(name) for name in task.look if name in asked and name in OF_RESULTS}
-    known = [name for name in (*task.inputs, *task.look) if name in asked]
-    troubles = [trouble for name in known if (trouble := _choose(task, name, asked.pop(name)))]
-    troubles += [f"The address has “{name}”, which the page {page} does not know." for name in asked]
+    troubles = choose(task, asked, f"The address has “{{}}”, which the page {page} does not know.")
     for trouble in troubles:
         tell(trouble)
     if later:
         _choose_later(task, later, tell)
     if drawn == "yes" and not troubles and not any(task.trouble):
         pn.state.execute(lambda: setattr(task, "compute", True), schedule=True)
+
+
+def choose(task: Task, asked: dict[str, list[str]], unknown: str) -> list[str]:
+    """Choose what is asked for, name to texts, each by itself; returns in words what is not on offer.
+
+    unknown: what is said of a name that the task does not have.
+    """
+    known = [name for name in (*task.inputs, *task.look) if name in asked]
+    troubles = [trouble for name in known if (trouble := _choose(task, name, asked[name]))]
+    return troubles + [unknown.format(name) for name in asked if name not in known]
 
 
 def _choose_later(task: Task, look: dict[str, list[str]], tell: Tell) -> None:
@@ -104,12 +125,17 @@ def _choose_later(task: Task, look: dict[str, list[str]], tell: Tell) -> None:
 
 
 def _used(task: Task) -> Iterator[str]:
-    """The choices that count: not those of an extent that is fitted, or of a checkpoint that the slice has not."""
+    """The choices that count: not those of an extent that is fitted, or of a checkpoint that the slice has not.
+
+    Two metrics of one result can be compared again elsewhere; another entry of the session cannot.
+    """
     places = ("first", "second", "third")
     for name in (*task.inputs, *task.look):
         if isinstance(task, State) and (
             (name.startswith("extent_") and task.fit_extent)
             or (name in places and name not in places[: len(task.roles)])
+            or (name in COMPARING and (task.beside is None or task.other != THE_SAME))
+            or (name == "other_log_scale" and task.same_quantity)
         ):
             continue
         yield name

@@ -43,7 +43,7 @@ for number in (pmui.IntInput, pmui.FloatInput):
 pn.Param.mapping[param.ListSelector] = pmui.MultiChoice  # a list takes Ctrl and a click, which few know
 
 pmui.FileInput.variant = "outlined"  # Compute stands out
-pmui.FileInput.uploaded_label = "Open another saved result"
+pmui.FileInput.uploaded_label = "Open another saved file"
 
 
 def tell(trouble: str) -> None:

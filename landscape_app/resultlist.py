@@ -33,16 +33,13 @@ class ResultList:
         self.rows: dict[int, _Row] = {}
         self.empty = look.html(f'<p class="ls quiet">{NOTHING}</p>')
         self.list = look.column()
-        self.refused = look.html(visible=False)
-        self.file = field(state, "file", accept=".nc,.h5")
-        self.view = look.column(
-            look.html('<div class="ls"><h2>Results</h2></div>'), self.empty, self.list, self.file, self.refused
-        )
-        state.param.watch(self._send, "file")
-        state.param.watch(self._show, ["entries", "shown", "compare", "other", "job", "page"])
+        self.files = Files(state, page)
+        self.refused = self.files.refused
+        heading = look.html('<div class="ls"><h2>Results</h2></div>')
+        self.view = look.column(heading, self.empty, self.list, self.files.view)
+        state.param.watch(self._show, ["entries", "shown", "compare", "other", "job", "page", "outdated"])
         for task in [task for task in state.tasks.values() if task is not state]:
             task.param.watch(self._show, ["shown", "job"])
-        state.param.watch(self._say_refused, "refused")
         self._show()
 
     def _show(self, *_: object) -> None:
@@ -60,6 +57,19 @@ class ResultList:
         for number, entry in kept.items():
             self.rows[number].show(entry)
         self.empty.visible = not kept
+
+
+class Files:
+    """Opens a saved result, or a saved session, and says why one was refused. page: the one that it stands on."""
+
+    def __init__(self, state: State, page: str):
+        self.state, self.page = state, page
+        self.file = field(state, "file", accept=".nc,.h5,.zip")
+        self.refused = look.html(visible=False)
+        self.view = look.column(self.file, self.refused)
+        state.param.watch(self._send, "file")
+        state.param.watch(self._say_refused, "refused")
+        self._say_refused()
 
     def _send(self, *_: object) -> None:
         """The state has the bytes of a file; only its widget knows the name.
@@ -101,6 +111,7 @@ class _Row:
         here = entry.page == state.page and entry.number == state.tasks[entry.kind].shown
         there = surface and state.compare and entry.number == state.other
         said = SAYS[entry.kind](entry)
+        said += " · checkpoint changed since" if entry.number in state.outdated else ""
         mark = "A" if surface and here and state.compare else "B" if there else ""
         title = entry.result.attrs["title"]
         self.said.object = (

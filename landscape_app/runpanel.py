@@ -32,7 +32,8 @@ class RunPanel:
         strip = pn.Row(buttons, said, sizing_mode="stretch_width", margin=0, min_height=62)
         self.view = look.column(strip, self.trouble)
         state.param.watch(
-            self.show, ["job", "stale", "computed", "entries", "recalled", "trouble", "foreign", *state.inputs]
+            self.show,
+            ["job", "stale", "computed", "entries", "recalled", "trouble", "foreign", "outdated", *state.inputs],
         )
         self.show()
 
@@ -51,7 +52,9 @@ class RunPanel:
             f'<div class="ls status {said.tone}" role="status"><span class="dot"></span>'
             f"<strong>{text(said.title)}</strong>{badge}</div>"
         )
+        old = state.shown in state.outdated and not state.busy
         body = "" if failed else f'<p class="quiet nums">{text(said.body)}</p>'
+        body = f'<p class="warn">{text(words.OUTDATED)}</p>' if old else body
         self.progress.object = f'<div class="ls">{body}{self._bar()}</div>'
         self.trouble.visible = failed
         if failed:

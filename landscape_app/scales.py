@@ -17,13 +17,22 @@ MANTISSAS = (range(1, 10), (1, 2, 5), (1, 3), (1,))
 class Scale:
     """Where values are drawn. Positions are the values, or their log10 where `log` holds.
 
-    low, high: positions of the smallest and largest finite value. ticks: values, ascending.
+    low, high: positions of the smallest and largest finite value. ticks: values, ascending. centred: whether 0 lies in
+    the middle, for values whose sign counts.
     """
 
     log: bool
     low: float
     high: float
     ticks: tuple[float, ...]
+    centred: bool = False
+
+    @classmethod
+    def about_zero(cls, values: np.ndarray) -> Scale:
+        """The linear scale that reaches as far on either side of 0 as the finite values go."""
+        finite = np.abs(values[np.isfinite(values)])
+        far = float(finite.max(initial=0.0)) or 1.0
+        return cls(False, -far, far, tuple(linear_ticks(-far, far)), centred=True)
 
     @classmethod
     def of(cls, values: np.ndarray, log: bool) -> Scale:

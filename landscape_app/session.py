@@ -13,10 +13,11 @@ import panel as pn
 import xarray as xr
 
 from analysis import ResultError, radius_band, softmax_radius
-from landscape_app import saved
+from landscape_app import archive, links, saved
+from landscape_app.cache import Cache, stamps_of
 from landscape_app.connectivity.tasks import PairTask
-from landscape_app.entries import FROM_PYTHON, Entry, answering, numbered
-from landscape_app.jobs import Job, JobState, Runner
+from landscape_app.entries import FROM_PYTHON, Computation, Entry, answering, checkpoints_of, numbered
+from landscape_app.jobs import Job, JobState, Runner, Snapshot
 from landscape_app.request import Request, going_on
 from landscape_app.state import Radii, State
 from landscape_app.task import Task
@@ -24,19 +25,24 @@ from landscape_app.text import explain
 
 POLL_MS = 200
 WATCH_MS = 2000
+MOST_JOBS = 200  # that are listed
 RUNNER = Runner(workers=2)
+CACHE = Cache()
 
 
 class Session:
     """Between one state and a runner. Only this object changes results, entries and jobs of the state.
 
-    A worker never touches the state: the session asks for the job's snapshot, in its own thread.
+    A worker never touches the state: the session asks for the job's snapshot, in its own thread. cache: where finished
+    results are looked for and kept; None is the server's for a page that is served, and nowhere else.
     """
 
-    def __init__(self, state: State, runner: Runner = RUNNER):
+    def __init__(self, state: State, runner: Runner = RUNNER, cache: Cache | None = None):
         self.state, self.runner = state, runner
         self.page = Page()
-        self._made = 0  # entries
+        state.workers = runner.workers
+        self.cache = cache or (CACHE if self.page.served else Cache(most=0))
+        self._made = self._begun = 0  # entries, computations
         self.runs = {
             kind: PairRun(self, task) if isinstance(task, PairTask) else Run(self, task)
             for kind, task in state.tasks.items()
@@ -46,7 +52,9 @@ class Session:
             state.param.watch(partial(self.do, does), asked)
         self.radius = Radius(self)
         self._names = self._checkpoints()
-        self._watch = pn.state.add_periodic_callback(self.watch, WATCH_MS) if state.project.watched else None
+        self._watch: Any = None
+        if state.project.watched:
+            self._begin_to_watch()
         pn.state.on_session_destroyed(self._leave)
 
     def poll(self) -> None:
@@ -55,16 +63,29 @@ class Session:
             run.poll()
 
     def watch(self) -> None:
-        """Offer checkpoints that have come to the folders of the project, and no more those that have gone."""
-        self.state.project.refresh()
+        """Offer checkpoints that have come to the folders of the project, and no more those that have gone.
+
+        Mark the results whose checkpoints have been written again.
+        """
+        project = self.state.project
+        if project.watched:
+            project.refresh()
         names = self._checkpoints()
-        if names == self._names:
-            return
+        outdated = frozenset(entry.number for entry in self.state.entries if _outdated(entry, project))
         with self.state.lock, self.page.drawn_on():
-            if not self.page.left:
+            if self.page.left:
+                return
+            if outdated != self.state.outdated:
+                for task in self.state.tasks.values():
+                    task.outdated = outdated
+            if names != self._names:
                 for task in self.state.tasks.values():
                     task.find()
                 self.state.found = self._names = names
+
+    def _begin_to_watch(self) -> None:
+        if self._watch is None:
+            self._watch = pn.state.add_periodic_callback(self.watch, WATCH_MS)
 
     def _checkpoints(self) -> dict[str, tuple[str, ...]]:
         project = self.state.project
@@ -83,6 +104,19 @@ class Session:
         """Put an entry among the others, in place of an earlier state of itself."""
         kept = [e for e in self.state.entries if e.number != entry.number]
         self._enter(tuple(sorted([*kept, entry], key=lambda e: e.number)))
+        self._begin_to_watch()
+
+    def begin(self, kind: str, request: Any, since: datetime) -> Computation:
+        """List a new job."""
+        self._begun += 1
+        self.note(begun := Computation(self._begun, kind, request, Snapshot(JobState.QUEUED), since))
+        return begun
+
+    def note(self, job: Computation) -> None:
+        """Put a job into the list, in place of an earlier state of itself."""
+        others = [one for one in self.state.computations if one.number != job.number]
+        noted = sorted([*others, replace(job, job=replace(job.job, result=None))], key=lambda one: one.number)
+        self.state.computations = tuple(noted[-MOST_JOBS:])
 
     def _enter(self, entries: tuple[Entry, ...]) -> None:
         for run in self.runs.values():
@@ -100,15 +134,16 @@ class Session:
 
     def _remove(self) -> None:
         state = self.state
-        entry, state.remove = numbered(state.entries, state.remove), None
-        if entry is None:
+        asked, state.remove = state.remove, None
+        asked = asked if isinstance(asked, tuple) else (asked,)
+        busy = {run.number for run in self.runs.values() if run.task.busy}
+        gone = {entry.number for entry in state.entries if entry.number in asked} - busy
+        if not gone:
             return
-        run = self.runs[entry.kind]
-        if run.task.busy and entry.number == run.number:
-            return
-        self._enter(tuple(e for e in state.entries if e.number != entry.number))
-        if entry.number == run.task.shown:
-            run.forget()
+        self._enter(tuple(entry for entry in state.entries if entry.number not in gone))
+        for run in self.runs.values():
+            if run.task.shown in gone:
+                run.forget()
 
     def _open(self) -> None:
         state = self.state
@@ -116,12 +151,37 @@ class Session:
             return
         (name, content), state.upload = state.upload, None
         try:
+            if archive.holds(content):
+                self._restore(archive.opened(content), name)
+                return
             ds = saved.opened(name, content)
             request = saved.request_of(ds)
         except Exception as error:
             state.refused = explain(error)
             return
         self._take(ds, request, name)
+
+    def _restore(self, held: archive.Held, file: str) -> None:
+        """Take the results and choices of a saved session, and say what of it could not be."""
+        state, numbers, troubles = self.state, {}, list(held.troubles)
+        for was, ds, since in held.results:
+            try:
+                entry = Entry(self.next(), saved.snapshot(ds), saved.request_of(ds), file=file, since=since)
+            except Exception as error:
+                troubles.append(explain(error)[0])
+                continue
+            numbers[was] = entry.number
+            self.keep(entry)
+        for kind, number in held.shown.items():
+            if number in numbers and kind in self.runs and not self.runs[kind].task.busy:
+                self.runs[kind].bring(numbered(state.entries, numbers[number]))
+        for kind, asked in held.choices.items():
+            if kind in state.tasks:
+                troubles += links.choose(state.tasks[kind], asked, "The session chooses “{}”, which is not known here.")
+        if held.page in state.param.page.objects:
+            state.page = held.page
+        count = f"{len(numbers)} result{'' if len(numbers) == 1 else 's'} of '{file}'"
+        state.refused = (f"{count} opened, but not all of it:", "\n".join(troubles)) if troubles else ("", "")
 
     def add(self, ds: Any) -> None:
         """Put a result that was computed elsewhere among the others and show it. Raises ResultError."""
@@ -149,9 +209,11 @@ class Session:
 
 def _outdated(entry: Entry, project: Any) -> bool:
     """Whether a checkpoint that an entry was computed from has been written again since."""
-    asked = repr(entry.request)
-    used = [name for name in project.checkpoint_names(entry.request.problem) if repr(name) in asked]
-    return any(project.modified(entry.request.problem, name) > entry.since.timestamp() for name in used)
+    request = entry.request
+    if request is None or request.problem not in project.problems:
+        return False
+    used = set(checkpoints_of(request)) & set(project.checkpoint_names(request.problem))
+    return any(project.modified(request.problem, name) > entry.since.timestamp() for name in used)
 
 
 class Page:
@@ -160,7 +222,7 @@ class Page:
     def __init__(self) -> None:
         self.left = False
         self._document = pn.state.curdoc
-        self._served = self._document is not None and self._document.session_context is not None
+        self.served = self._document is not None and self._document.session_context is not None
 
     @contextmanager
     def drawn_on(self) -> Iterator[None]:
@@ -168,8 +230,8 @@ class Page:
         try:
             yield
         except Exception:
-            context = self._document.session_context if self._served else None  # none once all is taken apart
-            if not (self.left or (self._served and (context is None or context.destroyed))):
+            context = self._document.session_context if self.served else None  # none once all is taken apart
+            if not (self.left or (self.served and (context is None or context.destroyed))):
                 raise
 
 
@@ -183,6 +245,8 @@ class Run:
         self._request: Any = None
         self._kept: Any = None  # what the job keeps beside its results
         self._since = datetime.now()
+        self._stamps: Any = None  # of the checkpoints when the job began
+        self._listed: Computation | None = None
         self._seen = 0
         self._followed = False  # whether the job's results are shown as they come
         self._timer: Any = None
@@ -223,10 +287,13 @@ class Run:
         news: dict[str, Any] = {"job": now}
         if now.result is not None and (now.version != self._seen or now.state.final):
             self._seen = now.version
-            self.session.keep(Entry(self.number, now, self._request, since=self._since, kept=self._kept))
+            entry = Entry(self.number, now, self._request, since=self._since, kept=self._kept)
+            self.session.keep(entry)
+            self.session.cache.keep(self.session.state.project, entry, self._stamps)
             if self._followed:
                 news |= {"result": now.result, "computed": self._request, "foreign": None}
                 news |= {"shown": self.number, "recalled": False}
+        self._list(now)
         if now.state.final:
             self._stop_polling()
             if not self._followed and now.state is not JobState.FAILED and task.entry:
@@ -245,15 +312,37 @@ class Run:
             self.bring(known)
             return
         self.session.state.refused = ("", "")
+        if not task.answered and (found := self.session.cache.find(project, request)):
+            self._take(found)
+            return
         earlier = task.earlier
         self.number = earlier.number if earlier and not earlier.file else self.session.next()
         self._request, self._since, self._seen, self._followed = request, datetime.now(), 0, True
         self._kept = kept = task.keeper()
+        self._stamps = stamps_of(project, request)
+        self._listed = self.session.begin(task.kind, request, self._since)
         anew = lambda: task.steps(request, **kept)  # noqa: E731
         self.job = self.session.runner.submit(partial(going_on, request, project, earlier.result) if earlier else anew)
         self.poll()
         if self._timer is None and task.busy:
             self._timer = pn.state.add_periodic_callback(self.poll, POLL_MS)
+
+    def _take(self, found: Entry) -> None:
+        """Show a result of the server's cache."""
+        entry, session = replace(found, number=self.session.next()), self.session
+        session.keep(entry)
+        listed = session.begin(self.task.kind, entry.request, datetime.now())
+        session.note(replace(listed, job=entry.job, entry=entry.number, cached=True))
+        self.bring(entry)
+
+    def _list(self, now: Snapshot) -> None:
+        """Follow the job in the list: its state always, how far it is only while somebody looks."""
+        listed, state = self._listed, self.session.state
+        if listed is None or (listed.job.state is now.state and state.page != "jobs"):
+            return
+        kept = numbered(state.entries, self.number) is not None
+        self._listed = replace(listed, job=now, entry=self.number if kept else 0)
+        self.session.note(self._listed)
 
     def _cancel(self) -> None:
         if self.job is not None:

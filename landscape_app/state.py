@@ -13,6 +13,7 @@ import param
 
 from analysis.weights import Structure
 from landscape_app.connectivity.state import Connectivity
+from landscape_app.difference import reason
 from landscape_app.entries import Entry, numbered, unfinished
 from landscape_app.picture import (
     Metric,
@@ -57,6 +58,7 @@ BATCHNORM = {
 NORMALISATION = {"By filter": "filter", "By layer": "layer", "By weight": "weight"}
 KINDS = {"Weights": "weight", "Biases": "bias", "Scales and shifts of normalisation": "norm"}
 
+COMPARING = ("compare", "other_metric", "other_across", "other_log_scale", "difference")  # of one result
 INPUTS = (
     *("problem", "slice", "first", "second", "third", "seed", "seeds", "normalisation", "layers", "include", "frozen"),
     *("fit_extent", "extent_a", "extent_b", "resolution", "tolerance", "batchnorm"),
@@ -114,6 +116,7 @@ class State(Task):
     other_metric = param.Selector(default="loss", objects={"Loss": "loss"}, label="Show")
     other_across = param.Selector(default=MEAN, objects=parts(None), label="Over seeds")
     other_log_scale = param.Boolean(default=True, label="Logarithmic")
+    difference = param.Boolean(default=False, label="Difference")
 
     point = param.Parameter(doc="The chosen point (a, b) of a plane's picture, on its grid, or None.")
     at_a = param.Number(default=None, allow_None=True, label="a")  # of the point, for widgets
@@ -122,20 +125,25 @@ class State(Task):
     view = param.Parameter(doc="(low, high) of each axis of the part of the picture that is looked at, None for all.")
 
     inputs = INPUTS
-    look = ("metric", "across", "log_scale", "palette", "show_contours", "show_samples", "relief", "at_a", "at_b")
+    look = (
+        *("metric", "across", "log_scale", "palette", "show_contours", "show_samples", "relief", "at_a", "at_b"),
+        *COMPARING,
+    )
     kind = "surface"
 
     page = param.Selector(
         default="surface",
-        objects=["surface", "spectrum", "trajectory", "connectivity"],
+        objects=["surface", "spectrum", "trajectory", "connectivity", "results", "jobs"],
         doc="The page that is looked at.",
     )
     found = param.Parameter(doc="Names of each problem's checkpoints, once others than at first were found.")
     show = param.Parameter(doc="Number of the entry to show again; None once it is.")
-    remove = param.Parameter(doc="Number of the entry to forget; None once it is.")
-    file = param.Bytes(default=None, allow_None=True, label="Open a saved result")
-    upload = param.Parameter(doc="A saved result to open: (file name, its bytes); None once it is.")
+    remove = param.Parameter(doc="Number of the entry to forget, or several in a tuple; None once they are.")
+    file = param.Bytes(default=None, allow_None=True, label="Open a saved result or session")
+    upload = param.Parameter(doc="A saved result or session to open: (file name, its bytes); None once it is.")
     refused = param.Parameter(default=("", ""), doc="Why a file was not opened: (reason, details).")
+    workers = param.Integer(default=0, doc="How many jobs run at a time; 0 while nobody runs any.")
+    computations = param.Parameter(default=(), doc="The jobs of the session, a Computation each, the oldest first.")
 
     along = param.Parameter(doc="The eigenvectors of a spectrum that a plane may lie along, an Along, or None.")
     show_radius = param.Boolean(default=False, label="Softmax radius")
@@ -514,6 +522,11 @@ class State(Task):
     def same_quantity(self) -> bool:
         """Whether both pictures show the same quantity, and so share a scale."""
         return quantity(self.drawn, self.metric_shown) == quantity(self.beside, self.metric_beside)
+
+    @property
+    def indifferent(self) -> str:
+        """Why what is beside the first picture has no difference to it, in words; '' if it has one."""
+        return reason(self.drawn, self.metric_shown, self.beside, self.metric_beside)
 
     @property
     def same_axes(self) -> bool:

@@ -40,6 +40,9 @@ class Task(param.Parameterized):
     computed = param.Parameter(doc="The request that `result` answers.")
     job = param.Parameter(doc="Snapshot of the current or last job, or None before the first.")
     stale = param.Boolean(default=False, doc="Whether the choices are not those that `result` was computed for.")
+    outdated = param.Parameter(
+        default=frozenset(), doc="Numbers of the entries whose checkpoint file has been written again since."
+    )
     foreign = param.Parameter(doc="What the choices cannot say of how `result` was made, as `lacks` has it, or None.")
 
     def __init__(self, project: Any, lock: Any, **params: Any):

@@ -20,6 +20,7 @@ from landscape_app.task import Task
 from landscape_app.text import coordinate, duration, number, percent
 
 ON_SLICE = 1e-3
+OUTDATED = "The checkpoint file has changed since; Compute draws it anew."
 UNLIKE = "The choices below do not describe this picture."
 ONE_OF = {"checkpoints": "checkpoint", "axes": "axis"}
 BATCHNORM = {
@@ -161,6 +162,10 @@ def recalled(entry: Entry, end: Message) -> Message:
         return Message(end.tone, "Added in Python", end.body)
     if entry.file:
         return Message(end.tone, "Opened from a file", f"{entry.file}: {_lower(end.body)}")
+    if entry.cached:
+        return Message(
+            end.tone, "Cached", f"Computed at {entry.since:%H:%M} and kept by the server: {_lower(end.body)}"
+        )
     return Message(end.tone, "Shown again", f"Computed at {entry.since:%H:%M}: {_lower(end.body)}")
 
 
@@ -259,6 +264,13 @@ def at_point(ds: xr.Dataset, metric: picture.Metric, point: tuple[float, float])
     where = ", ".join(f"{name}\xa0=\xa0{coordinate(place)}" for name, place in zip("ab", point, strict=True))
     origin = "evaluated, " if computed else "interpolated, " if np.isfinite(metric.values[row, column]) else ""
     return f"{'; '.join(said)} — {origin}at {where}."
+
+
+def apart(ds: xr.Dataset, metric: picture.Metric, point: tuple[float, float]) -> str:
+    """A − B at a point of both planes."""
+    value = metric.values[picture.nearest(ds, point)]
+    units = f" {metric.units}" if metric.units not in ("", "fraction") else ""
+    return f"A − B: {number(value)}{units}." if np.isfinite(value) else "A − B: not known yet."
 
 
 def _plus_minus(value: float, error: float) -> str:

@@ -93,6 +93,7 @@ class FakeProject:
     """Has what the app asks of a project; holds no model."""
 
     name = "fake"
+    path = None
     watched = False
 
     def __init__(self, problems=("digits", "letters"), checkpoints=("one", "two", "three"), batchnorm=("none",)):
@@ -105,6 +106,9 @@ class FakeProject:
 
     def checkpoint_names(self, problem):
         return self._checkpoints
+
+    def modified(self, problem, name):
+        return 0.0
 
 
 def chromium():

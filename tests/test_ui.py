@@ -157,7 +157,7 @@ def test_a_project_of_the_users_own_and_a_checkpoint_that_does_not_fit(page, tmp
         compute(page, 2)
         wait_for(lambda: "drawn=yes" in page.url, "the address to say what is shown")
         page.reload()
-        page.get_by_text("Done", exact=True).wait_for()
+        page.get_by_text("Cached", exact=True).wait_for()  # what is finished is there at once
         page.get_by_text("Extent and precision").click()
         assert page.get_by_role("combobox", name="Points along each axis").inner_text() == "51"
         page.goto(f"{address}?drawn=yes&seed={urllib.parse.quote(PAYLOAD)}")
@@ -482,6 +482,13 @@ def test_no_page_has_a_serious_fault_of_accessibility(page, tmp_path):
             page.get_by_text(name, exact=True).first.click()
             page.get_by_text(re.compile("^No .* yet$")).locator("visible=true").wait_for()
             assert faults(page) == [], name
+        for name in ("Jobs", "Results"):
+            page.get_by_text(name, exact=True).first.click()
+            page.get_by_role("table", name=name).get_by_text("done", exact=True).wait_for()
+            assert faults(page) == [], name
+        page.get_by_role("button", name=re.compile("^Details: 1. ")).click()
+        page.get_by_role("checkbox", name=re.compile("^Select 1. ")).check()
+        wait_for(lambda: faults(page) == [], "the opened row to be without faults")
         page.get_by_role("button", name="Toggle theme").click()
         wait_for(lambda: faults(page) == [], "the dark page to be without faults")
         page.get_by_text("Surface", exact=True).first.click()

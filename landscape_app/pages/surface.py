@@ -18,7 +18,7 @@ title = "Surface"
 needs = 1
 
 APPEARANCE = ["result", "metric", "across", "log_scale", "palette", "show_contours", "show_samples", "relief"]
-COMPARISON = ["compare", "other", "other_metric", "other_across", "other_log_scale"]
+COMPARISON = ["compare", "other", "other_metric", "other_across", "other_log_scale", "difference"]
 INVITATION = "Tap the picture, or give a and b: the value there, and the slices through it."
 SKETCH = """<svg viewBox="0 0 120 72" fill="none" stroke="currentColor" stroke-width="1.4" aria-hidden="true">
 <ellipse cx="60" cy="36" rx="56" ry="32" opacity=".3"/><ellipse cx="57" cy="38" rx="40" ry="22" opacity=".5"/>
@@ -150,6 +150,7 @@ class SurfacePage:
             said = [words.at_point(ds, metric, point)]
             if there and other is not ds:
                 said = [f"A: {said[0]}", f"B: {words.at_point(other, state.metric_beside, there)}"]
+            said += [words.apart(*self.pair.difference, point)] if self.pair.difference else []
             lines = "<br>".join(map(text, said))
             self.point_text.object = f'<p class="ls nums" role="status">{lines}</p>'
         self._change(edits)
