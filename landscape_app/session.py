@@ -14,9 +14,10 @@ import xarray as xr
 
 from analysis import ResultError, radius_band, softmax_radius
 from landscape_app import saved
+from landscape_app.checkpoints.state import Checkpoints
 from landscape_app.connectivity.tasks import PairTask
 from landscape_app.entries import FROM_PYTHON, Entry, answering, numbered
-from landscape_app.jobs import Job, JobState, Runner
+from landscape_app.jobs import Job, JobState, Runner, Steps
 from landscape_app.request import Request, going_on
 from landscape_app.state import Radii, State
 from landscape_app.task import Task
@@ -37,8 +38,9 @@ class Session:
         self.state, self.runner = state, runner
         self.page = Page()
         self._made = 0  # entries
+        kinds = {PairTask: PairRun, Checkpoints: MeasureRun}
         self.runs = {
-            kind: PairRun(self, task) if isinstance(task, PairTask) else Run(self, task)
+            kind: next((run for own, run in kinds.items() if isinstance(task, own)), Run)(self, task)
             for kind, task in state.tasks.items()
         }
         self.surface, self.spectrum, self.trajectory, self.connectivity, *_ = self.runs.values()
@@ -250,9 +252,12 @@ class Run:
         self._request, self._since, self._seen, self._followed = request, datetime.now(), 0, True
         self._kept = kept = task.keeper()
         anew = lambda: request.steps(project, **kept)  # noqa: E731
-        self.job = self.session.runner.submit(partial(going_on, request, project, earlier.result) if earlier else anew)
+        self._begin(partial(going_on, request, project, earlier.result) if earlier else anew)
+
+    def _begin(self, steps: Steps) -> None:
+        self.job = self.session.runner.submit(steps)
         self.poll()
-        if self._timer is None and task.busy:
+        if self._timer is None and self.task.busy:
             self._timer = pn.state.add_periodic_callback(self.poll, POLL_MS)
 
     def _cancel(self) -> None:
@@ -296,6 +301,26 @@ class PairRun(Run):
         if self.task.about != self._about:
             self._about = self.task.about
             self.forget()
+
+
+class MeasureRun(Run):
+    """The job that measures checkpoints: its result stands in their table, and is no entry."""
+
+    def _bring_news(self) -> None:
+        now = self.job.snapshot()
+        news = {} if now.result is None else {"result": now.result, "computed": self._request}
+        if now.state.final:
+            self._stop_polling()
+        self.task.param.update(job=now, **news)
+
+    def _start(self) -> None:
+        task = self.task
+        task.settle()
+        if task.busy:
+            return
+        self._request = request = task.request()
+        project, kept = self.session.state.project, task.keeper()
+        self._begin(lambda: request.steps(project, **kept))
 
 
 class Radius:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from operator import is_
 from typing import Any
 
 import param
 
 from analysis.weights import Structure
+from landscape_app.checkpoints.linking import follow
+from landscape_app.checkpoints.state import Checkpoints
 from landscape_app.connectivity.state import Connectivity
 from landscape_app.entries import Entry, numbered, unfinished
 from landscape_app.picture import (
@@ -123,7 +126,7 @@ class State(Task):
 
     page = param.Selector(
         default="surface",
-        objects=["surface", "spectrum", "trajectory", "connectivity"],
+        objects=["surface", "spectrum", "trajectory", "connectivity", "checkpoints"],
         doc="The page that is looked at.",
     )
     found = param.Parameter(doc="Names of each problem's checkpoints, once others than at first were found.")
@@ -146,15 +149,18 @@ class State(Task):
         self.has_frozen = False  # whether the model has parameters that it does not train
         self._compared = (False, THE_SAME)  # compare and other, before they change
         self._subspace: tuple[object, ...] | None = None  # that `point` was chosen on
+        self._dressed: list[tuple[Any, Any]] = []  # results, and as they are shown
         names = list(project.problems)
         lock = threading.RLock()  # a server may run the callbacks of one session in several threads
         super().__init__(project, lock, **params)
         self.param.problem.objects = names
         self.problem = names[0]
-        self.spectrum = Spectrum(project, self.lock)
-        self.trajectory = Trajectory(project, self.lock)
-        self.connectivity = Connectivity(project, self.lock)
+        self.spectrum = Spectrum(project, self.lock, self.shelf)
+        self.trajectory = Trajectory(project, self.lock, self.shelf)
+        self.connectivity = Connectivity(project, self.lock, self.shelf)
+        self.checkpoints = Checkpoints(project, self.lock, self.shelf)
         self._lead()
+        follow(self)
 
     @param.depends("problem", "first", watch=True)
     def _lead(self) -> None:
@@ -172,7 +178,7 @@ class State(Task):
     def tasks(self) -> dict[str, Task]:
         """The task of each page and those about a pair of checkpoints, by what their results are called."""
         paths = self.connectivity
-        tasks = (self, self.spectrum, self.trajectory, paths, paths.plane, paths.curve, paths.layers)
+        tasks = (self, self.spectrum, self.trajectory, paths, paths.plane, paths.curve, paths.layers, self.checkpoints)
         return {task.kind: task for task in tasks}
 
     @property
@@ -211,7 +217,7 @@ class State(Task):
             self.trouble = ("", "")
         names = list(self.project.checkpoint_names(self.problem))
         policies = problem.batchnorm_choices if problem else (self.batchnorm,)
-        named = {name: name for name in names}
+        named = self.shelf.offered(self.problem, names)
         options = {
             "first": named,
             "second": named,
@@ -288,8 +294,19 @@ class State(Task):
 
     @property
     def drawn(self) -> Any:
-        """What the first picture is drawn of: the result, or what is chosen of one over seeds."""
-        return self._part(self.result, self.across)
+        """What the first picture is drawn of: the result, or what is chosen of one over seeds, dressed."""
+        return self._shown_as(self._part(self.result, self.across))
+
+    def _shown_as(self, ds: Any) -> Any:
+        """A result as it is shown, the same object as long as the result is and nothing is called otherwise."""
+        if ds is None:
+            return None
+        key = ds, self.shelf.labels, self.shelf.colours  # each replaced as a whole
+        found = next((made for known, made in self._dressed if all(map(is_, known, key))), None)
+        if found is None:
+            found = self.dressed(ds)
+            self._dressed = [*self._dressed[-3:], (key, found)]
+        return found
 
     def _part(self, ds: Any, which: Any) -> Any:
         """The part of a result, the same object as long as the result is."""
@@ -456,7 +473,7 @@ class State(Task):
         """The result of the picture beside the first, None while nothing is compared."""
         if not self.compare or self.result is None:
             return None
-        return self._part(self._result_beside, self.other_across)
+        return self._shown_as(self._part(self._result_beside, self.other_across))
 
     @property
     def _result_beside(self) -> Any:

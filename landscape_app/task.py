@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import param
+import xarray as xr
 
+from landscape_app.checkpoints.shelf import Shelf
 from landscape_app.entries import Entry, numbered
 from landscape_app.jobs import JobState, Snapshot
 
@@ -42,11 +44,13 @@ class Task(param.Parameterized):
     stale = param.Boolean(default=False, doc="Whether the choices are not those that `result` was computed for.")
     foreign = param.Parameter(doc="What the choices cannot say of how `result` was made, as `lacks` has it, or None.")
 
-    def __init__(self, project: Any, lock: Any, **params: Any):
+    def __init__(self, project: Any, lock: Any, shelf: Shelf | None = None, **params: Any):
         self.project, self.lock = project, lock
+        self.shelf = Shelf(project) if shelf is None else shelf
         self._offered: Any = None  # the problem that the choices on offer are of
         self._settled = threading.Condition(lock)
         super().__init__(**params)
+        self.shelf.param.watch(lambda _: self.find(), ["labels", "pins"])
 
     @param.depends("problem", watch=True)
     def _offer_of_problem(self) -> None:
@@ -99,6 +103,12 @@ class Task(param.Parameterized):
             self.param.trigger("trouble")  # for what is said of the choices
         else:
             self.problem = able[0]
+
+    def dressed(self, ds: xr.Dataset) -> xr.Dataset:
+        """A result of this task as it is to be shown: see `Shelf.dressed`."""
+        said = ds.attrs.get("provenance")
+        found = next((e.request for e in self.entries if e.result is ds or e.result.attrs["provenance"] == said), None)
+        return self.shelf.dressed(ds, getattr(found, "problem", None))
 
     def settle(self) -> None:
         """Wait, with the lock, until the choices are of the problem: it may be made in another thread just now."""
