@@ -38,6 +38,7 @@ class ResultList:
         self.view = look.column(
             look.html('<div class="ls"><h2>Results</h2></div>'), self.empty, self.list, self.file, self.refused
         )
+        state.shelf.param.watch(self._show, "labels")
         state.param.watch(self._send, "file")
         state.param.watch(self._show, ["entries", "shown", "compare", "other", "job", "page"])
         for task in [task for task in state.tasks.values() if task is not state]:
@@ -102,7 +103,7 @@ class _Row:
         there = surface and state.compare and entry.number == state.other
         said = SAYS[entry.kind](entry)
         mark = "A" if surface and here and state.compare else "B" if there else ""
-        title = entry.result.attrs["title"]
+        title = self.state.tasks[entry.kind].shown_as(entry.result).attrs["title"]
         self.said.object = (
             f'<div class="ls"><h3>{entry.number}. {text(title[:1].upper() + title[1:])}'
             f'{f"<b>{mark}</b>" if mark else ""}</h3><p class="quiet nums">{text(said)}</p></div>'

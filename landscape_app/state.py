@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from operator import is_
 from typing import Any
 
 import param
@@ -149,7 +148,6 @@ class State(Task):
         self.has_frozen = False  # whether the model has parameters that it does not train
         self._compared = (False, THE_SAME)  # compare and other, before they change
         self._subspace: tuple[object, ...] | None = None  # that `point` was chosen on
-        self._dressed: list[tuple[Any, Any]] = []  # results, and as they are shown
         names = list(project.problems)
         lock = threading.RLock()  # a server may run the callbacks of one session in several threads
         super().__init__(project, lock, **params)
@@ -295,18 +293,7 @@ class State(Task):
     @property
     def drawn(self) -> Any:
         """What the first picture is drawn of: the result, or what is chosen of one over seeds, dressed."""
-        return self._shown_as(self._part(self.result, self.across))
-
-    def _shown_as(self, ds: Any) -> Any:
-        """A result as it is shown, the same object as long as the result is and nothing is called otherwise."""
-        if ds is None:
-            return None
-        key = ds, self.shelf.labels, self.shelf.colours  # each replaced as a whole
-        found = next((made for known, made in self._dressed if all(map(is_, known, key))), None)
-        if found is None:
-            found = self.dressed(ds)
-            self._dressed = [*self._dressed[-3:], (key, found)]
-        return found
+        return self.shown_as(self._part(self.result, self.across))
 
     def _part(self, ds: Any, which: Any) -> Any:
         """The part of a result, the same object as long as the result is."""
@@ -473,7 +460,7 @@ class State(Task):
         """The result of the picture beside the first, None while nothing is compared."""
         if not self.compare or self.result is None:
             return None
-        return self._shown_as(self._part(self._result_beside, self.other_across))
+        return self.shown_as(self._part(self._result_beside, self.other_across))
 
     @property
     def _result_beside(self) -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from operator import is_
 from typing import Any
 
 import param
-import xarray as xr
 
 from landscape_app.checkpoints.shelf import Shelf
 from landscape_app.entries import Entry, numbered
@@ -47,6 +47,7 @@ class Task(param.Parameterized):
     def __init__(self, project: Any, lock: Any, shelf: Shelf | None = None, **params: Any):
         self.project, self.lock = project, lock
         self.shelf = Shelf(project) if shelf is None else shelf
+        self._dressed: list[tuple[Any, Any]] = []  # results, and as they are shown
         self._offered: Any = None  # the problem that the choices on offer are of
         self._settled = threading.Condition(lock)
         super().__init__(**params)
@@ -104,11 +105,18 @@ class Task(param.Parameterized):
         else:
             self.problem = able[0]
 
-    def dressed(self, ds: xr.Dataset) -> xr.Dataset:
-        """A result of this task as it is to be shown: see `Shelf.dressed`."""
-        said = ds.attrs.get("provenance")
-        found = next((e.request for e in self.entries if e.result is ds or e.result.attrs["provenance"] == said), None)
-        return self.shelf.dressed(ds, getattr(found, "problem", None))
+    def shown_as(self, ds: Any) -> Any:
+        """A result as it is shown, see `Shelf.dressed`: the same object until something is called otherwise."""
+        if ds is None:
+            return None
+        key = ds, self.shelf.labels, self.shelf.colours  # each is replaced as a whole
+        found = next((made for known, made in self._dressed if all(map(is_, known, key))), None)
+        if found is None:
+            said = ds.attrs.get("provenance")
+            asked = [e.request for e in self.entries if e.result is ds or e.result.attrs["provenance"] == said]
+            found = self.shelf.dressed(ds, getattr(asked[-1], "problem", None) if asked else None)
+            self._dressed = [*self._dressed[-3:], (key, found)]
+        return found
 
     def settle(self) -> None:
         """Wait, with the lock, until the choices are of the problem: it may be made in another thread just now."""

@@ -178,7 +178,7 @@ def _finite(ds: Any, prefix: str, dim: str, wanted: Sequence[str], place: int) -
 
 
 def arranged(found: Sequence[Row], query: str = "", sort: str = "", descending: bool = False) -> list[Row]:
-    """The rows that have all words of a query, sorted by a column: the pinned ones first, those without a value last."""
+    """The rows that have all words of a query, by a column: the pinned ones first, those without a value last."""
     wanted = query.casefold().split()
     shown = [row for row in found if all(word in row.words for word in wanted)]
     if sort:

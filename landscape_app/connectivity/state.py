@@ -129,7 +129,10 @@ class Connectivity(Task):
         names = list(self.project.checkpoint_names(self.problem))
         chosen = [name for name in self.checkpoints if name in names]
         self.put_on_offer(
-            {"batchnorm": {BATCHNORM.get(p, p): p for p in policies}, "checkpoints": self.shelf.offered(self.problem, names)},
+            {
+                "batchnorm": {BATCHNORM.get(p, p): p for p in policies},
+                "checkpoints": self.shelf.offered(self.problem, names),
+            },
             batchnorm=kept,
             checkpoints=chosen if len(chosen) > 1 else names[-AT_FIRST:],
         )
@@ -144,7 +147,7 @@ class Connectivity(Task):
         if self.result is None:
             return
         names = picture.names(self.result)
-        named = {name: i for i, name in enumerate(picture.names(self.dressed(self.result)))}
+        named = {name: i for i, name in enumerate(picture.names(self.shown_as(self.result)))}
         kept = {"first": self.first, "second": self.second} if names == self._named else {"first": 0, "second": 1}
         self._named = names
         if named != dict(self.param.first.names):

@@ -126,9 +126,7 @@ class Trajectory(Task):
     def _offer_checkpoints(self) -> None:
         ds = self.result
         known = picture.known(ds) if ds is not None else []
-        if ds is not None:
-            ds = self.dressed(ds)
-        named = {str(ds["name"].values[i]): i for i in known} if ds is not None else {}
+        named = {str(self.shown_as(ds)["name"].values[i]): i for i in known} if ds is not None else {}
         kept = self.chosen if self.chosen in named.values() else None
         pick = NONE if kept is None else kept
         self.put_on_offer({"pick": {"None": NONE, **named}}, chosen=kept, pick=pick)
