@@ -30,9 +30,10 @@ rise(document);
 class Selection:
     """What is chosen on the page that is looked at.
 
-    page: "surface", "spectrum", "trajectory", "connectivity" or "checkpoints". problem: its name. checkpoints: names of those that the
-    choices are of; of a trajectory the chosen one, of connectivity the pair whose path is drawn. point: the chosen
-    place (a, b) of a plane, in the units of its axes. eigenvalue: the chosen one. None for what is not chosen.
+    page: "surface", "spectrum", "trajectory", "connectivity" or "checkpoints". problem: its name. checkpoints: names of
+    those that the choices are of; of a trajectory the chosen one, of connectivity the pair whose path is drawn, of the
+    table of checkpoints the chosen rows. point: the chosen place (a, b) of a plane, in the units of its axes.
+    eigenvalue: the chosen one. None for what is not chosen.
     """
 
     page: str

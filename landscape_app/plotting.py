@@ -143,7 +143,7 @@ def empty(*columns: str) -> ColumnDataSource:
 
 
 def checkpoints(ds: xr.Dataset, metric: Metric, itself: np.ndarray) -> dict[str, list[str]]:
-    """Names and colours of the checkpoints on a picture, and what their hover says: the metric at their true weights."""
+    """Names, colours and hover texts of the checkpoints on a picture: the metric at their true weights."""
     return {
         "colour": colours(ds, "marker"),
         "name": [str(name) for name in ds["marker_name"].values],

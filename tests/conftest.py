@@ -106,6 +106,15 @@ class FakeProject:
     def checkpoint_names(self, problem):
         return self._checkpoints
 
+    def source(self, problem, name):
+        return None
+
+    def size(self, problem, name):
+        return 0
+
+    def modified(self, problem, name):
+        return 0.0
+
 
 def chromium():
     """The browser's path; without one, skip with the reason, or fail where CI is set."""

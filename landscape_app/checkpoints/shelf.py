@@ -14,9 +14,7 @@ from analysis import provenance
 from landscape_app.colours import ACCENT, CHECKPOINTS
 
 LONGEST = 60
-WHERE = (
-    r"(?P<before>\b(?:at|along|between|and|through|to|of|from|[,–]) )"  # a title names a checkpoint after one of these
-)
+WHERE = r"(?P<before>(?:\b(?:at|along|between|and|through|to|of|from)|[,–]) )"  # stands before a name in a title
 NAMED = {"marker_name": "marker", "name": "checkpoint"}
 
 

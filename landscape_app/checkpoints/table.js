@@ -28,7 +28,7 @@ function icon(name) {
 
 export function render({model}) {
   const say = (does, more = {}) => model.send_msg({does, ...more});
-  let table = {}, renaming = null, wait = 0, last = null;
+  let table = {}, renaming = null, drawing = false, wait = 0, last = null;
 
   const search = make("input", {type: "search", "aria-label": "Search checkpoints", placeholder: "Search"});
   const count = make("span", {class: "quiet", role: "status"});
@@ -58,7 +58,9 @@ export function render({model}) {
     head.replaceChildren(chooseAll(), ...table.columns.map(heading));
     const typing = renaming?.input === root.activeElement && renaming ? renaming.input : null;
     const range = typing ? [typing.selectionStart, typing.selectionEnd] : null;
+    drawing = true;  // an input that is moved loses the focus for a moment
     body.replaceChildren(...table.rows.map(line));
+    drawing = false;
     if (typing) {
       renaming.input.focus();
       renaming.input.setSelectionRange(...range);
@@ -135,7 +137,7 @@ export function render({model}) {
       if (event.key === "Enter") end(true);
       if (event.key === "Escape") end(false);
     });
-    input.addEventListener("blur", () => { if (input.isConnected) end(true); });
+    input.addEventListener("blur", () => { if (!drawing) end(true); });
     renaming = {name: row.name, input};
     draw();
     input.focus();

@@ -100,9 +100,7 @@ def lacks(key: str, count: int) -> str:
     if takes(key, count):
         return ""
     _, least, most, _ = WAYS[key]
-    wanted = (
-        f"{least} to {most:.0f}" if least < most < float("inf") else f"{least}" if most == least else f"{least} or more"
-    )
+    wanted = f"{least}" if most == least else f"{least} or more" if most == float("inf") else f"{least} to {most:.0f}"
     return f"takes {wanted} checkpoint{'' if wanted == '1' else 's'}"
 
 
