@@ -89,7 +89,7 @@ class Task(param.Parameterized):
             self._offer(name, options)
 
     def _offer(self, name: str, options: Mapping[str, Any]) -> None:
-        if options != dict(self.param[name].names or {}):
+        if list(options.items()) != list(dict(self.param[name].names or {}).items()):  # in their order
             self.param[name].objects = options
 
     def find(self) -> None:

@@ -96,7 +96,7 @@ class FakeProject:
     watched = False
 
     def __init__(self, problems=("digits", "letters"), checkpoints=("one", "two", "three"), batchnorm=("none",)):
-        loss = SimpleNamespace(name="loss", long_name="cross entropy", classes=0)
+        loss = SimpleNamespace(name="loss", long_name="cross entropy", units="nats", classes=0)
         structure = Structure({f"{layer}.{kind}": Entry(torch.Size([2]), kind) for layer in "ab" for kind in KINDS[:2]})
         about = {"n": 360, "measures": [loss], "batchnorm": batchnorm[0], "batchnorm_choices": batchnorm}
         about["structure"] = structure

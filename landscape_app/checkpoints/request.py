@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,9 +76,7 @@ def _read(project: Any, problem: str, name: str) -> Checkpoint | None:
 
 
 def _row(problem: Problem, checkpoint: Checkpoint, reference: Checkpoint | None, evaluate: bool) -> dict[str, Any]:
-    info = checkpoint.info
-    row = {name: float(info[name]) for name in ("step", "epoch") if _number(info.get(name))}
-    row["norm"] = checkpoint.weights.norm()
+    row = {**stated(checkpoint.info), "norm": checkpoint.weights.norm()}
     if reference is not None:
         row["distance"] = (checkpoint.weights - reference.weights).norm()
     if evaluate:
@@ -87,11 +86,13 @@ def _row(problem: Problem, checkpoint: Checkpoint, reference: Checkpoint | None,
     return row
 
 
-def _number(value: Any) -> bool:
-    try:
-        return bool(np.isfinite(float(value)))
-    except (TypeError, ValueError):
-        return False
+def stated(info: Mapping[str, Any]) -> dict[str, float]:
+    """The step and the epoch that a file states: in some they are text."""
+    found = {}
+    for name in ("step", "epoch"):
+        with suppress(KeyError, TypeError, ValueError):
+            found[name] = float(info[name])
+    return found
 
 
 def _taken(earlier: xr.Dataset | None, request: MeasureRequest, project: Any) -> dict[str, dict[str, Any]]:

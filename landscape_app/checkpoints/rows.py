@@ -11,7 +11,7 @@ import numpy as np
 from analysis import Problem, provenance
 from analysis.shards import numeric
 from landscape_app.checkpoints.linking import chosen
-from landscape_app.checkpoints.request import FITS, MISFIT, UNKNOWN, measures
+from landscape_app.checkpoints.request import FITS, MISFIT, UNKNOWN, measures, stated
 from landscape_app.entries import Entry
 from landscape_app.picture import metric_label
 
@@ -23,7 +23,10 @@ Value = float | int | str
 
 @dataclass(frozen=True)
 class Column:
-    """key: of a row's values. units: '' for none. more: what its heading does not say. number: whether it holds any."""
+    """key: of a row's values. units: or what else stands beneath its label. more: what its heading does not say.
+
+    number: whether its values are.
+    """
 
     key: str
     label: str
@@ -71,7 +74,7 @@ def columns(state: State, rows: Iterable[Row]) -> list[Column]:
     task = state.checkpoints
     known = {key for row in rows for key in row.values}
     apart = state.shelf.label(task.problem, task.measured_from or task.reference)
-    distance = Column("distance", "Distance", more=f"Euclidean distance of all its weights from {apart}.")
+    distance = Column("distance", "Distance", f"from {apart}", more=f"Euclidean distance of all weights from {apart}.")
     problem = problem_of(state)
     measured = [
         Column(m.name, metric_label(m.name, m.long_name), "" if m.units in ("", "1", "fraction") else m.units)
@@ -158,8 +161,7 @@ def _of_entry(
     if getattr(request, "batchnorm", None) not in (None, problem.batchnorm):
         return
     for fact in provenance(ds).get("checkpoints", ()):
-        numbers = {key: float(fact[key]) for key in ("step", "epoch") if isinstance(fact.get(key), (int, float))}
-        yield str(fact["name"]), numbers
+        yield str(fact["name"]), dict(stated(fact))
     for named, prefix, dim in (("marker_name", "marker_", "marker"), ("name", "marker_", "checkpoint")):
         if named in ds.variables and entry.kind != "plane":  # whose third point is no checkpoint
             for place, name in enumerate(ds[named].values.astype(str)):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 
-from landscape_app.checkpoints.linking import WAYS, takes
 from landscape_app.checkpoints.request import FITS, MISFIT
 from landscape_app.checkpoints.rows import Column, Row, Value
 from landscape_app.checkpoints.state import Checkpoints
@@ -95,15 +95,6 @@ def way(key: str, count: int) -> str:
     return PLANES.get(count, "Plane through these") if key == "Plane" else BUTTONS[key]
 
 
-def lacks(key: str, count: int) -> str:
-    """Why a way is closed, '' where it is open."""
-    if takes(key, count):
-        return ""
-    _, least, most, _ = WAYS[key]
-    wanted = f"{least}" if most == least else f"{least} or more" if most == float("inf") else f"{least} to {most:.0f}"
-    return f"takes {wanted} checkpoint{'' if wanted == '1' else 's'}"
-
-
 def cell(column: Column, row: Row) -> str:
     """A value as the table has it."""
     value = row.values.get(column.key)
@@ -114,7 +105,15 @@ def cell(column: Column, row: Row) -> str:
     if isinstance(value, str):
         return value
     error = row.errors.get(column.key)
-    return number(value, 4) + (f" ± {number(error, 2)}" if error is not None else "")
+    return number(value, 4) if error is None else _plus_minus(float(value), error)
+
+
+def _plus_minus(value: float, error: float) -> str:
+    """Both to the second digit of the error."""
+    if not 1e-6 < error < 1e4:
+        return f"{number(value, 4)} ± {number(error, 2)}"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{digits}f} ± {error:.{digits}f}".replace("-", "−")
 
 
 def _when(value: Value) -> str:

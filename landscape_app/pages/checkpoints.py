@@ -12,7 +12,7 @@ import panel as pn
 
 from landscape_app import look
 from landscape_app.checkpoints import words
-from landscape_app.checkpoints.linking import CHOICES, WAYS, go
+from landscape_app.checkpoints.linking import CHOICES, WAYS, go, takes
 from landscape_app.checkpoints.rows import Column, Row, arranged, columns, rows
 from landscape_app.checkpoints.table import Table
 from landscape_app.colours import CHECKPOINTS
@@ -24,6 +24,7 @@ from landscape_app.text import text
 title = "Checkpoints"
 needs = 1
 
+PLANE_WIDTH = 164
 COLOURS = {colour: name for name, colour in CHECKPOINTS.items()}
 
 
@@ -41,6 +42,7 @@ class CheckpointsPage:
         self.table = Table(self.asked, sizing_mode="stretch_width", margin=0)
         self.run_panel = RunPanel(task, words.message, "Measure all", "Measure again")
         self.ways = {key: button(words.way(key, 0), partial(self._go, key)) for key in WAYS}
+        self.ways["Plane"].width = PLANE_WIDTH  # its label changes
         self.chosen = look.html()
         self.download = pn.widgets.FileDownload(
             callback=self.file, filename="checkpoints.csv", label="Download table (CSV)", stylesheets=[look.STYLE],
@@ -51,8 +53,8 @@ class CheckpointsPage:
         card = look.column(
             look.bar(*self.fields.values()),
             self.run_panel.view,
-            look.bar(*self.ways.values()),
             self.chosen,
+            look.bar(*self.ways.values()),
             self.table,
             self.download,
             kind="ls-card",
@@ -104,10 +106,10 @@ class CheckpointsPage:
         task, found, known, heads = self.task, *self._rows()
         count = len(task.selected)
         for key, way in self.ways.items():
-            label, closed = words.way(key, count), words.lacks(key, count)
+            label = words.way(key, count)
             if way.label != label:
                 way.label = label
-            way.disabled = bool(closed)
+            way.disabled = not takes(key, count)
         labels = [self.state.shelf.label(task.problem, name) for name in task.selected]
         hidden = count - sum(row.chosen for row in found)
         said = words.selection(labels, hidden)
