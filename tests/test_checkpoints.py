@@ -19,6 +19,7 @@ from landscape_app.checkpoints.request import MeasureRequest
 from landscape_app.checkpoints.rows import Row, arranged, columns, rows
 from landscape_app.checkpoints.shelf import Shelf, colours
 from landscape_app.colours import ACCENT, CHECKPOINTS
+from landscape_app.controls import field
 from landscape_app.entries import Entry
 from landscape_app.explorer import Explorer
 from landscape_app.jobs import JobState, Snapshot
@@ -430,3 +431,17 @@ def test_a_problem_that_cannot_be_made_has_rows_and_no_measures():
     assert "no data today" in state.checkpoints.trouble[0]
     assert [one.name for one in rows(state)] == ["one"]
     CheckpointsPage(state)
+
+
+def test_a_choice_of_several_hears_labels_on_offer_and_says_new_ones():
+    state = State(FakeProject())
+    task = state.connectivity
+    choice = field(task, "checkpoints")[0]
+    task.checkpoints = ["one", "two"]
+    said = []
+    choice.param.watch(said.append, "value", onlychanged=False)
+    state.shelf.rename("digits", "two", "best")
+    assert said
+    assert said[-1].new == ["one", "two"]
+    assert choice._process_property_change({"value": ["one", "best"]}) == {"value": ["one", "two"]}
+    assert choice._process_property_change({"value": ["one", "two"]}) == {}  # said by a browser that is late

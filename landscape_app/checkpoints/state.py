@@ -61,10 +61,10 @@ class Checkpoints(Task):
         )
 
     def take(self, problem: str, names: Sequence[str]) -> None:
-        """Choose what another page has chosen."""
-        if problem in self.param.problem.objects and names:
+        """Choose what another page has chosen; of a page that has chosen none, the problem."""
+        if problem in self.param.problem.objects:
             self.problem = problem
-            self.selected = [name for name in names if name in self.param.selected.objects]
+            self.selected = [name for name in names if name in self.param.selected.objects] or self.selected
 
     @param.depends("result", watch=True)
     def _keep(self) -> None:

@@ -28,7 +28,7 @@ function icon(name) {
 
 export function render({model}) {
   const say = (does, more = {}) => model.send_msg({does, ...more});
-  let table = {}, renaming = null, drawing = false, wait = 0, last = null;
+  let table = {}, renaming = null, drawing = false, wait = 0, last = null, lines = new Map(), heads = "";
 
   const search = make("input", {type: "search", "aria-label": "Search checkpoints", placeholder: "Search"});
   const count = make("span", {class: "quiet", role: "status"});
@@ -44,7 +44,7 @@ export function render({model}) {
     wait = setTimeout(() => say("find", {query: search.value}), 200);
   });
 
-  // The rows are made anew with each change; what had the focus has it again.
+  // Only rows that changed are made anew, so that a click on another one is not lost; what had the focus has it again.
   const draw = () => {
     table = JSON.parse(model.table);
     if (!table.rows) return;
@@ -55,27 +55,47 @@ export function render({model}) {
     scroll.hidden = !table.rows.length;
     none.hidden = Boolean(table.rows.length);
     if (renaming && !table.rows.some(row => row.name === renaming.name)) renaming = null;
-    head.replaceChildren(chooseAll(), ...table.columns.map(heading));
-    const typing = renaming?.input === root.activeElement && renaming ? renaming.input : null;
+    const columns = JSON.stringify([table.columns, table.sort, table.descending]);
+    const kept = columns === heads ? lines : new Map();
+    if (columns !== heads) head.replaceChildren(chooseAll(), ...table.columns.map(heading));
+    heads = columns;
+    all();
+    const typing = renaming && renaming.input === root.activeElement ? renaming.input : null;
     const range = typing ? [typing.selectionStart, typing.selectionEnd] : null;
     drawing = true;  // an input that is moved loses the focus for a moment
-    body.replaceChildren(...table.rows.map(line));
+    lines = new Map(table.rows.map(row => {
+      const said = JSON.stringify(row), before = kept.get(row.name);
+      const open = renaming?.name === row.name;
+      const node = before?.said === said && !open && !before.open ? before.node : line(row);
+      node.querySelector("input[type=checkbox]").checked = row.chosen;
+      return [row.name, {said, open, node}];
+    }));
+    const made = [...lines.values()].map(({node}) => node);
+    place(made);
     drawing = false;
     if (typing) {
       renaming.input.focus();
       renaming.input.setSelectionRange(...range);
-    } else if (key) {
+    } else if (key && root.activeElement?.dataset?.key !== key) {
       root.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus();
     }
   };
 
-  const chooseAll = () => {
-    const chosen = table.rows.filter(row => row.chosen).length;
-    const box = make("input", {type: "checkbox", "aria-label": "Choose all shown", "data-key": "all",
-      onchange: () => say("all", {on: box.checked, names: table.rows.map(row => row.name)})});
+  // Rows that stay where they are are not touched.
+  const place = made => {
+    const wanted = new Set(made);
+    for (const node of [...body.children]) if (!wanted.has(node)) node.remove();
+    made.forEach((node, i) => { if (body.children[i] !== node) body.insertBefore(node, body.children[i] ?? null); });
+  };
+
+  const chooseAll = () => make("th", {scope: "col", class: "box"}, make("input", {type: "checkbox",
+    "aria-label": "Choose all shown", "data-key": "all",
+    onchange: event => say("all", {on: event.target.checked, names: table.rows.map(row => row.name)})}));
+
+  const all = () => {
+    const box = head.querySelector("input"), chosen = table.rows.filter(row => row.chosen).length;
     box.checked = chosen > 0 && chosen === table.rows.length;
     box.indeterminate = chosen > 0 && chosen < table.rows.length;
-    return make("th", {scope: "col", class: "box"}, box);
   };
 
   const heading = column => {
@@ -134,10 +154,12 @@ export function render({model}) {
       if (back) whole.querySelector(`[data-key="${CSS.escape(`edit ${row.name}`)}"]`)?.focus();
     };
     input.addEventListener("keydown", event => {
-      if (event.key === "Enter") end(true);
-      if (event.key === "Escape") end(false);
+      if (event.key !== "Enter" && event.key !== "Escape") return;
+      event.preventDefault();  // or the button that has the focus then is pressed as well
+      end(event.key === "Enter");
     });
-    input.addEventListener("blur", () => { if (!drawing) end(true); });
+    // The row is made anew: a click that took the focus away comes first.
+    input.addEventListener("blur", () => { if (!drawing) setTimeout(() => end(true), 200); });
     renaming = {name: row.name, input};
     draw();
     input.focus();

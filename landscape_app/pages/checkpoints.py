@@ -75,6 +75,7 @@ class CheckpointsPage:
 
     def _do(self, does: str, **what: Any) -> None:
         task, shelf, known = self.task, self.state.shelf, list(self.task.param.selected.objects)
+        before = self.table.table
         if does == "find":
             task.query = str(what["query"])
         elif does == "sort":
@@ -91,7 +92,8 @@ class CheckpointsPage:
                 shelf.rename(task.problem, what["name"], str(what["label"]))
             elif does == "paint" and what["colour"] in ("", *COLOURS):
                 shelf.paint(task.problem, what["name"], what["colour"])
-        self.table.param.trigger("table")  # a box that was clicked shows what is so
+        if self.table.table == before:
+            self.table.param.trigger("table")  # a box that was clicked shows what is so
 
     def _go(self, key: str) -> None:
         with self.state.lock:
