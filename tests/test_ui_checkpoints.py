@@ -4,7 +4,7 @@ import re
 
 import pytest
 from conftest import PAYLOAD
-from test_ui import RUN, compute, faults, seen, served, wait_for
+from test_ui import RUN, faults, seen, served, wait_for
 
 pytestmark = pytest.mark.ui
 
@@ -66,7 +66,7 @@ def test_rows_are_measured_sorted_found_named_coloured_and_lead_to_a_plane(page,
         seen(page, "Plane at this one").click()
         chosen = page.get_by_role("combobox", name="Checkpoint", exact=True).locator("visible=true")
         wait_for(lambda: chosen.inner_text() == PAYLOAD, "the checkpoint to be chosen there, by its label")
-        compute(page, 1)
+        seen(page, "Compute").click()
         wait_for(lambda: page.evaluate(SPOTS) == [[PAYLOAD], ["#cc79a7"]], "the marker")
         page.locator(".bk-tab", has_text="Checkpoints").click()
         page.get_by_role("button", name="Toggle theme").click()
