@@ -168,7 +168,7 @@ def _of_entry(
                 yield name, dict(_finite(ds, prefix, dim, wanted, place))
     if entry.kind == "trajectory":
         for place, name in enumerate(ds["name"].values.astype(str)):
-            yield name, dict(_finite(ds, "", "checkpoint", wanted, place))
+            yield name, dict(_finite(ds, "", "checkpoint", ("step", *wanted), place))
 
 
 def _finite(ds: Any, prefix: str, dim: str, wanted: Sequence[str], place: int) -> Iterator[tuple[str, float]]:

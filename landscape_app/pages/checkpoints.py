@@ -115,7 +115,7 @@ class CheckpointsPage:
         labels = [self.state.shelf.label(task.problem, name) for name in task.selected]
         hidden = count - sum(row.chosen for row in found)
         said = words.selection(labels, hidden)
-        self.chosen.object = f'<p class="ls quiet" role="status">{text(said)}</p>'
+        self.chosen.object = f'<div class="ls"><p class="quiet" role="status">{text(said)}</p></div>'
         self.table.show(
             {
                 "columns": [vars(column) for column in heads],

@@ -18,6 +18,7 @@ from landscape_app.trajectory import picture
 from landscape_app.trajectory.picture import Chart, Curve, Places
 
 TALL, SMALL = 360, 230
+RUG = 0.025  # of the height, from the bottom: the marks of the checkpoints
 LEFT = 64  # so that the frames begin at the same place
 MOST_TICKS = {TALL: 9, SMALL: 5}
 LINES = ("xs", "ys", "colour", "alpha", "dash", "width")
@@ -122,7 +123,8 @@ class _Chart:
         self.points.data = points(chart.curves, places, scale, [str(name) for name in ds["name"].values])
         own = np.array(colours(ds, "checkpoint"), dtype=object)
         self.here.data = {"x": places.at[here], "colour": own[here]}
-        self.rug.data = {"x": places.at, "y": np.full(len(own), self.y_range.reset_start), "colour": own}
+        low, high = self.y_range.reset_start, self.y_range.reset_end
+        self.rug.data = {"x": places.at, "y": np.full(len(own), low + RUG * (high - low)), "colour": own}
         self._name(chart.curves)
 
     def _name(self, curves: list[Curve]) -> None:
