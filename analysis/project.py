@@ -115,13 +115,27 @@ class Project:
 
     def modified(self, problem: str, name: str) -> float:
         """When a checkpoint was last written, in seconds since 1970; 0 for what is no file or folder."""
+        return max((written for written, _ in self._parts(problem, name)), default=0.0)
+
+    def size(self, problem: str, name: str) -> int:
+        """The bytes of a checkpoint's file or folder; 0 for what is none."""
+        return sum(size for _, size in self._parts(problem, name))
+
+    def source(self, problem: str, name: str) -> Path | None:
+        """The file or folder that a checkpoint is read from, None for what is in memory."""
         source = self._sources[self._known(problem)].get(name)
         path = source[0] if isinstance(source, tuple) else source
-        if not isinstance(path, (str, Path)):
-            return 0.0
-        path = Path(path)
-        parts = list(path.iterdir()) if path.is_dir() else [path]
-        return max((part.stat().st_mtime for part in parts if part.exists()), default=0.0)
+        return Path(path) if isinstance(path, (str, Path)) else None
+
+    def _parts(self, problem: str, name: str) -> list[tuple[float, int]]:
+        """When each file of a checkpoint was written, and its size."""
+        path = self.source(problem, name)
+        try:
+            parts = [] if path is None else list(path.iterdir()) if path.is_dir() else [path]
+            found = [part.stat() for part in parts]
+        except OSError:  # deleted meanwhile
+            return []
+        return [(one.st_mtime, one.st_size) for one in found]
 
     def _known(self, problem: str) -> str:
         if problem not in self.problems:

@@ -152,7 +152,11 @@ def _hear_what_is_offered(choice: pn.widgets.select.SingleSelectBase) -> None:
     heard = choice._process_property_change
 
     def hear(news: dict[str, Any]) -> dict[str, Any]:
-        gone = "value" in news and news["value"] not in ("", *choice.labels, *choice.unicode_values)
+        said = news.get("value", "")
+        if isinstance(said, list):
+            gone = any(label not in choice.labels for label in said)
+        else:
+            gone = said not in ("", *choice.labels, *choice.unicode_values)
         return heard({key: value for key, value in news.items() if not (gone and key == "value")})
 
     choice._process_property_change = hear
@@ -160,7 +164,8 @@ def _hear_what_is_offered(choice: pn.widgets.select.SingleSelectBase) -> None:
 
 def _say_anew(choice: pn.widgets.Select) -> None:
     """The browser knows a value by its label, and is told of another label only with a value."""
-    if choice.value in list(choice.options.values() if isinstance(choice.options, dict) else choice.options):
+    offered = list(choice.options.values() if isinstance(choice.options, dict) else choice.options)
+    if all(value in offered for value in (choice.value if isinstance(choice.value, list) else [choice.value])):
         choice.param.trigger("value")
 
 

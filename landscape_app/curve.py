@@ -71,7 +71,7 @@ class Curve:
         self.line = plotting.empty(*COLUMNS)
         self.samples = plotting.empty("t", "y")
         self.lost = plotting.empty("t", "y", "text")
-        self.markers = plotting.empty("x", "y", "name", "true", "residual", "dx", "align")
+        self.markers = plotting.empty("x", "y", "name", "true", "residual", "dx", "align", "colour")
         self.figure.yaxis.ticker = FixedTicker(ticks=[])
         self.each = plotting.empty("xs", "ys")
         self.radius, radius = plotting.shading(self.figure, RADIUS)
@@ -101,7 +101,7 @@ class Curve:
         )
         lost = plot.scatter("t", "y", marker="x", size=8, line_color=plotting.ACCENT, line_width=2, source=self.lost)
         plot.scatter("x", "y", size=13, fill_color="white", line_color=plotting.INK, line_width=2, source=self.markers)
-        spots = plot.scatter("x", "y", size=5, color=plotting.ACCENT, source=self.markers)
+        spots = plot.scatter("x", "y", size=6, color="colour", source=self.markers)
         plot.text(
             "x", "y", text="name", x_offset="dx", y_offset=-18, text_align="align", text_baseline="middle",
             text_color="white", text_font_size="12px", background_fill_color=plotting.INK,

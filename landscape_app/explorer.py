@@ -30,10 +30,10 @@ rise(document);
 class Selection:
     """What is chosen on the page that is looked at.
 
-    page: "surface", "spectrum", "trajectory", "connectivity", or without choices "results" or "jobs". problem: its
-    name. checkpoints: names of those that the choices are of; of a trajectory the chosen one, of connectivity the pair
-    whose path is drawn. point: the chosen place (a, b) of a plane, in the units of its axes. eigenvalue: the chosen
-    one. None for what is not chosen.
+    page: "surface", "spectrum", "trajectory", "connectivity", "checkpoints", or without choices "results" or "jobs".
+    problem: its name. checkpoints: names of those that the choices are of; of a trajectory the chosen one, of
+    connectivity the pair whose path is drawn, of the table of checkpoints the chosen rows. point: the chosen place
+    (a, b) of a plane, in the units of its axes. eigenvalue: the chosen one. None for what is not chosen.
     """
 
     page: str
@@ -54,8 +54,8 @@ class Explorer(pn.viewable.Viewer):
 
     As the last line of a notebook's cell (see `landscape_app.notebook`) it is shown there; displayed again, it moves to
     the new cell. It is driven from Python as well: `state` has the choices of the page Surface as parameters, and
-    `state.spectrum`, `state.trajectory` and `state.connectivity` those of the others. Setting one shows in the browser;
-    ``explorer.state.compute = True`` computes.
+    `state.spectrum`, `state.trajectory`, `state.connectivity` and `state.checkpoints` those of the others. Setting one
+    shows in the browser; ``explorer.state.compute = True`` computes. `state.shelf` has labels, colours and pins.
     """
 
     def __init__(self, problem_or_project: Any, checkpoints: Any = None, **params: Any):
@@ -98,6 +98,8 @@ class Explorer(pn.viewable.Viewer):
             return Selection(page, task.problem, (task.checkpoint,), eigenvalue=value)
         if page == "surface":
             return Selection(page, task.problem, task.request().checkpoints, task.point)
+        if page == "checkpoints":
+            return Selection(page, task.problem, tuple(task.selected))
         names = [] if task.result is None else [str(name) for name in task.result["name"].values]
         chosen = (task.chosen,) if page == "trajectory" else (task.first, task.second)
         return Selection(page, task.problem, tuple(names[place] for place in chosen if place is not None and names))

@@ -14,6 +14,7 @@ import xarray as xr
 
 from analysis import provenance, save
 from landscape_app import look, words
+from landscape_app.checkpoints.shelf import colours
 from landscape_app.state import State
 from landscape_app.text import text
 
@@ -46,7 +47,7 @@ class Findings:
         self.caption.object = (
             f'<div class="ls"><h2>{text(title)}</h2><p class="quiet">{text(conditions)}</p>{more}</div>'
         )
-        self.checkpoints.object = _checkpoints(words.checkpoint_lines(ds, metric))
+        self.checkpoints.object = _checkpoints(words.checkpoint_lines(ds, metric), colours(ds, "marker"))
         record = provenance_html(ds)
         if record != self.provenance.object:
             self.provenance.object = record
@@ -72,8 +73,11 @@ def file_name(ds: xr.Dataset) -> str:
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', ds.attrs['title']).strip('-')}.nc"
 
 
-def _checkpoints(lines: list[tuple[str, str]]) -> str:
-    listed = [f"<dt>{text(name)}</dt><dd>{text(said)}</dd>" for name, said in lines]
+def _checkpoints(lines: list[tuple[str, str]], spots: list[str]) -> str:
+    listed = [
+        f'<dt style="--spot: {spot}">{text(name)}</dt><dd>{text(said)}</dd>'
+        for (name, said), spot in zip(lines, spots, strict=True)
+    ]
     if len(listed) > MOST_LISTED + 1:
         half = MOST_LISTED // 2
         between = f'<dt class="more">and {len(listed) - 2 * half} more</dt>'

@@ -58,7 +58,7 @@ class Heatmap:
         self.samples = plotting.empty("x", "y")
         self.lost = plotting.empty("x", "y", "text")
         self.markers = plotting.empty(
-            "x", "y", "name", "label", "true", "residual", "dx", "align", "shade", "ring", "core"
+            "x", "y", "name", "label", "true", "residual", "dx", "align", "shade", "ring", "core", "colour"
         )
         self.run = plotting.empty("x", "y")
         self.cross = plotting.empty("x", "y")
@@ -110,7 +110,7 @@ class Heatmap:
         plot.scatter(
             "x", "y", size="ring", fill_color="white", line_color=plotting.INK, line_width=2, source=self.markers
         )
-        spots = plot.scatter("x", "y", size="core", color=plotting.ACCENT, source=self.markers)
+        spots = plot.scatter("x", "y", size="core", color="colour", source=self.markers)
         plot.text(
             "x", "y", text="label", x_offset="dx", text_align="align", text_baseline="middle",
             text_color="white", text_font_size="12px", background_fill_color=plotting.INK,

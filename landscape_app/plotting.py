@@ -13,6 +13,7 @@ from bokeh.events import RangesUpdate
 from bokeh.models import ColumnDataSource, CustomJS, CustomJSHover, HoverTool, Range1d, WheelZoomTool
 from bokeh.plotting import figure
 
+from landscape_app.checkpoints.shelf import colours
 from landscape_app.colours import ACCENT as ACCENT
 from landscape_app.colours import INK as INK
 from landscape_app.picture import Metric
@@ -148,8 +149,9 @@ def empty(*columns: str) -> ColumnDataSource:
 
 
 def checkpoints(ds: xr.Dataset, metric: Metric, itself: np.ndarray) -> dict[str, list[str]]:
-    """Names of the checkpoints on a picture, and what their hover says: the metric at their true weights."""
+    """Names, colours and hover texts of the checkpoints on a picture: the metric at their true weights."""
     return {
+        "colour": colours(ds, "marker"),
         "name": [str(name) for name in ds["marker_name"].values],
         "true": [f"{metric.short} {number(v, 4)}" if np.isfinite(v) else "" for v in itself],
         "residual": [off_slice(ds, i) for i in range(ds.sizes["marker"])],

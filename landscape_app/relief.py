@@ -12,6 +12,7 @@ import xarray as xr
 from panel.custom import JSComponent
 
 from landscape_app import picture, plotting
+from landscape_app.checkpoints.shelf import colours
 from landscape_app.contours import contour_ink, contours
 from landscape_app.heatmap import COLOURS
 from landscape_app.look import STYLE
@@ -154,7 +155,7 @@ def _checkpoints(ds: xr.Dataset, metric: picture.Metric, scale: Scale) -> list[d
         "z": z,
         "marker": {
             "size": [6 if named else 4 for named in picture.labelled(ds)],
-            "color": plotting.ACCENT,
+            "color": said.pop("colour"),
             "line": {"color": "#ffffff", "width": 1.5},
         },
         "customdata": [[_plain(part) for part in row] for row in zip(*said.values(), strict=True)],
@@ -168,12 +169,12 @@ def _checkpoints(ds: xr.Dataset, metric: picture.Metric, scale: Scale) -> list[d
 def _names(ds: xr.Dataset, metric: picture.Metric, scale: Scale) -> list[dict[str, Any]]:
     """Beside a checkpoint its name, which is seen even where the surface hides it."""
     names = [_plain(str(name)) for name in ds["marker_name"].values]
-    spots = zip(names, picture.labelled(ds), *_spots(ds, metric, scale), strict=True)
+    spots = zip(names, colours(ds, "marker"), picture.labelled(ds), *_spots(ds, metric, scale), strict=True)
     look = {"font": {"color": "#ffffff", "size": 11}, "bgcolor": plotting.INK, "opacity": 0.85, "borderpad": 3}
-    arrow = {"ax": 26, "ay": -26, "arrowcolor": plotting.ACCENT, "arrowhead": 0, "arrowwidth": 1.5}
+    arrow = {"ax": 26, "ay": -26, "arrowhead": 0, "arrowwidth": 1.5}
     return [
-        {"text": name, "x": x, "y": y, "z": z, **look, **arrow}
-        for name, shown, x, y, z in spots
+        {"text": name, "x": x, "y": y, "z": z, "arrowcolor": colour, **look, **arrow}
+        for name, colour, shown, x, y, z in spots
         if shown and np.isfinite(z)
     ]
 

@@ -37,6 +37,7 @@ class ResultList:
         self.refused = self.files.refused
         heading = look.html('<div class="ls"><h2>Results</h2></div>')
         self.view = look.column(heading, self.empty, self.list, self.files.view)
+        state.shelf.param.watch(self._show, "labels")
         state.param.watch(self._show, ["entries", "shown", "compare", "other", "job", "page", "outdated"])
         for task in [task for task in state.tasks.values() if task is not state]:
             task.param.watch(self._show, ["shown", "job"])
@@ -113,7 +114,7 @@ class _Row:
         said = SAYS[entry.kind](entry)
         said += " · checkpoint changed since" if entry.number in state.outdated else ""
         mark = "A" if surface and here and state.compare else "B" if there else ""
-        title = entry.result.attrs["title"]
+        title = self.state.tasks[entry.kind].shown_as(entry.result).attrs["title"]
         self.said.object = (
             f'<div class="ls"><h3>{entry.number}. {text(title[:1].upper() + title[1:])}'
             f'{f"<b>{mark}</b>" if mark else ""}</h3><p class="quiet nums">{text(said)}</p></div>'

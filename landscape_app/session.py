@@ -15,9 +15,10 @@ import xarray as xr
 from analysis import ResultError, radius_band, softmax_radius
 from landscape_app import archive, links, saved
 from landscape_app.cache import Cache, stamps_of
+from landscape_app.checkpoints.state import Checkpoints
 from landscape_app.connectivity.tasks import PairTask
 from landscape_app.entries import FROM_PYTHON, Computation, Entry, answering, checkpoints_of, numbered
-from landscape_app.jobs import Job, JobState, Runner, Snapshot
+from landscape_app.jobs import Job, JobState, Runner, Snapshot, Steps
 from landscape_app.request import Request, going_on
 from landscape_app.state import Radii, State
 from landscape_app.task import Task
@@ -43,8 +44,9 @@ class Session:
         state.workers = runner.workers
         self.cache = cache or (CACHE if self.page.served else Cache(most=0))
         self._made = self._begun = 0  # entries, computations
+        kinds = {PairTask: PairRun, Checkpoints: MeasureRun}
         self.runs = {
-            kind: PairRun(self, task) if isinstance(task, PairTask) else Run(self, task)
+            kind: next((run for own, run in kinds.items() if isinstance(task, own)), Run)(self, task)
             for kind, task in state.tasks.items()
         }
         self.surface, self.spectrum, self.trajectory, self.connectivity, *_ = self.runs.values()
@@ -322,9 +324,12 @@ class Run:
         self._stamps = stamps_of(project, request)
         self._listed = self.session.begin(task.kind, request, self._since)
         anew = lambda: task.steps(request, **kept)  # noqa: E731
-        self.job = self.session.runner.submit(partial(going_on, request, project, earlier.result) if earlier else anew)
+        self._begin(partial(going_on, request, project, earlier.result) if earlier else anew)
+
+    def _begin(self, steps: Steps) -> None:
+        self.job = self.session.runner.submit(steps)
         self.poll()
-        if self._timer is None and task.busy:
+        if self._timer is None and self.task.busy:
             self._timer = pn.state.add_periodic_callback(self.poll, POLL_MS)
 
     def _take(self, found: Entry) -> None:
@@ -385,6 +390,26 @@ class PairRun(Run):
         if self.task.about != self._about:
             self._about = self.task.about
             self.forget()
+
+
+class MeasureRun(Run):
+    """The job that measures checkpoints: its result stands in their table, and is no entry."""
+
+    def _bring_news(self) -> None:
+        now = self.job.snapshot()
+        news = {} if now.result is None else {"result": now.result, "computed": self._request}
+        if now.state.final:
+            self._stop_polling()
+        self.task.param.update(job=now, **news)
+
+    def _start(self) -> None:
+        task = self.task
+        task.settle()
+        if task.busy:
+            return
+        self._request = request = task.request()
+        project, kept = self.session.state.project, task.keeper()
+        self._begin(lambda: request.steps(project, **kept))
 
 
 class Radius:

@@ -12,6 +12,8 @@ import numpy as np
 import param
 
 from analysis.weights import Structure
+from landscape_app.checkpoints.linking import follow
+from landscape_app.checkpoints.state import Checkpoints
 from landscape_app.connectivity.state import Connectivity
 from landscape_app.difference import reason
 from landscape_app.entries import Entry, numbered, unfinished
@@ -133,7 +135,7 @@ class State(Task):
 
     page = param.Selector(
         default="surface",
-        objects=["surface", "spectrum", "trajectory", "connectivity", "results", "jobs"],
+        objects=["surface", "spectrum", "trajectory", "connectivity", "checkpoints", "results", "jobs"],
         doc="The page that is looked at.",
     )
     found = param.Parameter(doc="Names of each problem's checkpoints, once others than at first were found.")
@@ -164,10 +166,12 @@ class State(Task):
         super().__init__(project, lock, **params)
         self.param.problem.objects = names
         self.problem = names[0]
-        self.spectrum = Spectrum(project, self.lock)
-        self.trajectory = Trajectory(project, self.lock)
-        self.connectivity = Connectivity(project, self.lock)
+        self.spectrum = Spectrum(project, self.lock, self.shelf)
+        self.trajectory = Trajectory(project, self.lock, self.shelf)
+        self.connectivity = Connectivity(project, self.lock, self.shelf)
+        self.checkpoints = Checkpoints(project, self.lock, self.shelf)
         self._lead()
+        follow(self)
 
     @param.depends("problem", "first", watch=True)
     def _lead(self) -> None:
@@ -185,7 +189,7 @@ class State(Task):
     def tasks(self) -> dict[str, Task]:
         """The task of each page and those about a pair of checkpoints, by what their results are called."""
         paths = self.connectivity
-        tasks = (self, self.spectrum, self.trajectory, paths, paths.plane, paths.curve, paths.layers)
+        tasks = (self, self.spectrum, self.trajectory, paths, paths.plane, paths.curve, paths.layers, self.checkpoints)
         return {task.kind: task for task in tasks}
 
     @property
@@ -224,7 +228,7 @@ class State(Task):
             self.trouble = ("", "")
         names = list(self.project.checkpoint_names(self.problem))
         policies = problem.batchnorm_choices if problem else (self.batchnorm,)
-        named = {name: name for name in names}
+        named = self.shelf.offered(self.problem, names)
         options = {
             "first": named,
             "second": named,
@@ -301,8 +305,8 @@ class State(Task):
 
     @property
     def drawn(self) -> Any:
-        """What the first picture is drawn of: the result, or what is chosen of one over seeds."""
-        return self._part(self.result, self.across)
+        """What the first picture is drawn of: the result, or what is chosen of one over seeds, dressed."""
+        return self.shown_as(self._part(self.result, self.across))
 
     def _part(self, ds: Any, which: Any) -> Any:
         """The part of a result, the same object as long as the result is."""
@@ -501,7 +505,7 @@ class State(Task):
         """The result of the picture beside the first, None while nothing is compared."""
         if not self.compare or self.result is None:
             return None
-        return self._part(self._result_beside, self.other_across)
+        return self.shown_as(self._part(self._result_beside, self.other_across))
 
     @property
     def _result_beside(self) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from operator import is_
 from typing import Any
 
 import param
 
+from landscape_app.checkpoints.shelf import Shelf
 from landscape_app.entries import Entry, numbered
 from landscape_app.jobs import JobState, Snapshot
 
@@ -45,11 +47,14 @@ class Task(param.Parameterized):
     )
     foreign = param.Parameter(doc="What the choices cannot say of how `result` was made, as `lacks` has it, or None.")
 
-    def __init__(self, project: Any, lock: Any, **params: Any):
+    def __init__(self, project: Any, lock: Any, shelf: Shelf | None = None, **params: Any):
         self.project, self.lock = project, lock
+        self.shelf = Shelf(project) if shelf is None else shelf
+        self._dressed: list[tuple[Any, Any]] = []  # results, and as they are shown
         self._offered: Any = None  # the problem that the choices on offer are of
         self._settled = threading.Condition(lock)
         super().__init__(**params)
+        self.shelf.param.watch(lambda _: self.find(), ["labels", "pins"])
 
     @param.depends("problem", watch=True)
     def _offer_of_problem(self) -> None:
@@ -87,7 +92,7 @@ class Task(param.Parameterized):
             self._offer(name, options)
 
     def _offer(self, name: str, options: Mapping[str, Any]) -> None:
-        if options != dict(self.param[name].names or {}):
+        if list(options.items()) != list(dict(self.param[name].names or {}).items()):  # in their order
             self.param[name].objects = options
 
     def find(self) -> None:
@@ -102,6 +107,19 @@ class Task(param.Parameterized):
             self.param.trigger("trouble")  # for what is said of the choices
         else:
             self.problem = able[0]
+
+    def shown_as(self, ds: Any) -> Any:
+        """A result as it is shown, see `Shelf.dressed`: the same object until something is called otherwise."""
+        if ds is None:
+            return None
+        key = ds, self.shelf.labels, self.shelf.colours  # each is replaced as a whole
+        found = next((made for known, made in self._dressed if all(map(is_, known, key))), None)
+        if found is None:
+            said = ds.attrs.get("provenance")
+            asked = [e.request for e in self.entries if e.result is ds or e.result.attrs["provenance"] == said]
+            found = self.shelf.dressed(ds, getattr(asked[-1], "problem", None) if asked else None)
+            self._dressed = [*self._dressed[-3:], (key, found)]
+        return found
 
     def settle(self) -> None:
         """Wait, with the lock, until the choices are of the problem: it may be made in another thread just now."""

@@ -64,7 +64,7 @@ def standing(
 def promise(state: State) -> str:
     """What Compute will do."""
     request, kind = state.request(), SLICES[state.slice]
-    names = request.checkpoints
+    names = [state.shelf.label(state.problem, name) for name in request.checkpoints]
     through = " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
     if kind.all_from:
         through = f"its {len(names)} checkpoints"

@@ -97,7 +97,7 @@ class FakeProject:
     watched = False
 
     def __init__(self, problems=("digits", "letters"), checkpoints=("one", "two", "three"), batchnorm=("none",)):
-        loss = SimpleNamespace(name="loss", long_name="cross entropy", classes=0)
+        loss = SimpleNamespace(name="loss", long_name="cross entropy", units="nats", classes=0)
         structure = Structure({f"{layer}.{kind}": Entry(torch.Size([2]), kind) for layer in "ab" for kind in KINDS[:2]})
         about = {"n": 360, "measures": [loss], "batchnorm": batchnorm[0], "batchnorm_choices": batchnorm}
         about["structure"] = structure
@@ -106,6 +106,12 @@ class FakeProject:
 
     def checkpoint_names(self, problem):
         return self._checkpoints
+
+    def source(self, problem, name):
+        return None
+
+    def size(self, problem, name):
+        return 0
 
     def modified(self, problem, name):
         return 0.0

@@ -482,6 +482,9 @@ def test_no_page_has_a_serious_fault_of_accessibility(page, tmp_path):
             page.get_by_text(name, exact=True).first.click()
             page.get_by_text(re.compile("^No .* yet$")).locator("visible=true").wait_for()
             assert faults(page) == [], name
+        page.get_by_text("Checkpoints", exact=True).first.click()
+        page.get_by_role("searchbox").wait_for()
+        assert faults(page) == []
         for name in ("Jobs", "Results"):
             page.get_by_text(name, exact=True).first.click()
             page.get_by_role("table", name=name).get_by_text("done", exact=True).wait_for()

@@ -141,7 +141,7 @@ def test_the_explorer_offers_new_steps_and_the_pages_that_they_make_possible(run
     explorer = Explorer(watched)
     state = explorer.state
     assert list(state.param.first.objects) == ["step-0"]
-    assert list(explorer._view._names) == ["Surface", "Spectrum", "Results", "Jobs"]
+    assert list(explorer._view._names) == ["Surface", "Spectrum", "Checkpoints", "Results", "Jobs"]
     state.seed = 5
     state.page = "results"
     recorder.save(10, mlp(seed=1))
@@ -151,8 +151,8 @@ def test_the_explorer_offers_new_steps_and_the_pages_that_they_make_possible(run
     assert list(state.param.first.objects) == ["step-0", "step-10"]
     assert (state.first, state.seed) == ("step-0", 5)  # what was chosen stays
     assert list(state.spectrum.param.checkpoint.objects) == ["step-0", "step-10"]
-    assert list(explorer._view._names) == ["Surface", "Spectrum", "Trajectory", "Connectivity", "Results", "Jobs"]
-    assert (state.page, explorer._view.active) == ("results", 4)  # what is looked at stays
+    assert list(explorer._view._names) == ["Surface", "Spectrum", "Trajectory", "Connectivity", "Checkpoints", "Results", "Jobs"]
+    assert (state.page, explorer._view.active) == ("results", 5)  # what is looked at stays
     assert state.trajectory.request().checkpoints == ("step-0", "step-10")
     state.trajectory.computed = state.trajectory.request()
     assert not state.trajectory.stale

@@ -13,6 +13,7 @@ from bokeh.events import Tap
 from bokeh.models import FixedTicker, HoverTool, Legend, LegendItem, LinearColorMapper, Range1d
 
 from landscape_app import look, plotting
+from landscape_app.checkpoints.shelf import colours
 from landscape_app.connectivity import picture
 from landscape_app.connectivity.of_pair import CURVE
 from landscape_app.connectivity.picture import BRIGHT, CHORD, COLOURS, DASHES, SAYS, Path, shortened
@@ -75,6 +76,7 @@ class PathChart:
         self.lines, self.points = plotting.empty(*LINES), plotting.empty(*POINTS)
         self.heights = plotting.empty("x", "low", "high", "colour")
         self.said = plotting.empty("x", "y", "text", "colour", "align", "dx", "base", "dy")
+        self.ends = plotting.empty("x", "y", "name", "value", "colour")
         plot.xaxis.ticker = FixedTicker(ticks=[0, 0.25, 0.5, 0.75, 1])
         plot.yaxis.ticker = FixedTicker(ticks=[])
         plot.multi_line(
@@ -87,6 +89,8 @@ class PathChart:
             text_color="white", background_fill_color=plotting.INK, background_fill_alpha=0.85, padding=4,
             border_radius=4, text_font_size="12px", source=self.said,
         )  # fmt: skip
+        plot.scatter("x", "y", size=13, fill_color="white", line_color=plotting.INK, line_width=2, source=self.ends)
+        ends = plot.scatter("x", "y", size=6, color="colour", source=self.ends)
         self.legend = Legend(
             items=[], orientation="horizontal", padding=2, margin=2, spacing=12, glyph_width=22, label_standoff=4,
             label_text_font_size="12px", background_fill_alpha=0, border_line_color=None,
@@ -98,7 +102,13 @@ class PathChart:
                 tooltips=[("", "@stage"), ("t", "@x{custom}"), ("value", "@value{custom}@error")],
                 formatters={"@value": plotting.digits(4), "@x": plotting.coordinate()},
                 visible=False,
-            )
+            ),
+            HoverTool(
+                renderers=[ends],
+                tooltips=[("checkpoint", "@name"), ("itself", "@value{custom}")],
+                formatters={"@value": plotting.digits(4)},
+                visible=False,
+            ),
         )
         self.pane = pn.pane.Bokeh(plot, sizing_mode="stretch_width")
         self.box = look.column()
@@ -126,6 +136,9 @@ class PathChart:
         rows = list(_lines(paths, others))
         self.lines.data = _columns([row for _, row in rows], LINES)
         self.points.data = _columns([row for stage, path in paths.items() for row in _points(stage, path)], POINTS)
+        own, named = ds[f"marker_{metric}"].values[[a, b]], [picture.names(ds)[i] for i in (a, b)]
+        spots = [colours(ds, "checkpoint")[i] for i in (a, b)]
+        self.ends.data = {"x": [0, 1], "y": own, "name": named, "value": own, "colour": spots}
         self._mark({s: p for s, p in paths.items() if np.isfinite(p.height) and p.height}, picture.units(ds, metric))
         self._name([label for label, _ in rows])
 
@@ -177,6 +190,7 @@ class MatrixChart:
         plot.xaxis.ticker, plot.yaxis.ticker = FixedTicker(ticks=[]), FixedTicker(ticks=[])
         self.mapper = LinearColorMapper(palette=PALETTE, low=0, high=1, nan_color=plotting.NOTHING_YET)
         self.cells, self.here = plotting.empty(*CELLS), plotting.empty("x", "y")
+        self.own = plotting.empty("x", "y", "name", "colour")
         cells = plot.rect(
             "x", "y", 0.96, 0.96, fill_color={"field": "value", "transform": self.mapper}, line_color=None,
             source=self.cells,
@@ -186,6 +200,7 @@ class MatrixChart:
             text_font_size="12px", source=self.cells,
         )  # fmt: skip
         plot.rect("x", "y", 0.96, 0.96, fill_color=None, line_color=plotting.ACCENT, line_width=3, source=self.here)
+        plot.scatter("x", "y", size=9, color="colour", source=self.own)
         plot.add_tools(
             HoverTool(
                 renderers=[cells],
@@ -219,6 +234,7 @@ class MatrixChart:
         plot.title.text = f"{SAYS[self.stage]}: barrier [{ds[metric].attrs['units']}]"
         self.mapper.update(low=scale[0], high=scale[1])
         self.cells.data = _columns(list(_cells(names, heights, scale, picture.units(ds, metric))), CELLS)
+        self.own.data = {"x": ticks, "y": ticks, "name": names, "colour": colours(ds, "checkpoint")}
         self.here.data = {"x": [chosen[1]], "y": [chosen[0]]}
 
 

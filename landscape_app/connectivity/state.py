@@ -6,6 +6,7 @@ from typing import Any
 
 import param
 
+from landscape_app.checkpoints.shelf import Shelf
 from landscape_app.connectivity import picture
 from landscape_app.connectivity.of_pair import CURVE, MATCHED, CurveRequest
 from landscape_app.connectivity.request import NONE, ConnectivityRequest, Matched
@@ -54,9 +55,10 @@ class Connectivity(Task):
     updates = param.Selector(default=CurveRequest.updates, objects=UPDATES, label="Steps of training")
     together = param.Selector(default=False, objects=BARS, label="Layers")
 
-    def __init__(self, project: Any, lock: Any, **params: Any):
+    def __init__(self, project: Any, lock: Any, shelf: Shelf | None = None, **params: Any):
         self._pair = (0, 1)  # first and second, before they change
-        super().__init__(project, lock, **params)
+        self._named: list[str] = []  # the checkpoints that they are on offer of
+        super().__init__(project, lock, shelf, **params)
         self.plane, self.curve, self.layers = PlaneTask(self), CurveTask(self), LayersTask(self)
         several = [name for name in project.problems if len(project.checkpoint_names(name)) > 1]
         self.param.problem.objects = several or list(project.problems)
@@ -127,10 +129,14 @@ class Connectivity(Task):
         names = list(self.project.checkpoint_names(self.problem))
         chosen = [name for name in self.checkpoints if name in names]
         self.put_on_offer(
-            {"batchnorm": {BATCHNORM.get(p, p): p for p in policies}, "checkpoints": {name: name for name in names}},
+            {
+                "batchnorm": {BATCHNORM.get(p, p): p for p in policies},
+                "checkpoints": self.shelf.offered(self.problem, names),
+            },
             batchnorm=kept,
             checkpoints=chosen if len(chosen) > 1 else names[-AT_FIRST:],
         )
+        self._offer_pairs_and_metrics()
 
     @param.depends(*inputs, "computed", watch=True)
     def _compare(self) -> None:
@@ -140,9 +146,12 @@ class Connectivity(Task):
     def _offer_pairs_and_metrics(self) -> None:
         if self.result is None:
             return
-        named = {name: i for i, name in enumerate(picture.names(self.result))}
+        names = picture.names(self.result)
+        named = {name: i for i, name in enumerate(picture.names(self.shown_as(self.result)))}
+        kept = {"first": self.first, "second": self.second} if names == self._named else {"first": 0, "second": 1}
+        self._named = names
         if named != dict(self.param.first.names):
-            self.put_on_offer({"first": named, "second": named}, first=0, second=1)
+            self.put_on_offer({"first": named, "second": named}, **kept)
         offered = picture.metrics(self.result)
         self.put_on_offer({"metric": offered}, metric=self.metric if self.metric in offered.values() else "loss")
 

@@ -28,7 +28,7 @@ class PairTask(Task):
 
     def __init__(self, paths: Connectivity):
         self.paths = paths
-        super().__init__(paths.project, paths.lock)
+        super().__init__(paths.project, paths.lock, paths.shelf)
         paths.param.watch(self._compare_with, ["result", "first", "second", "third", "updates"])
 
     def find(self) -> None:

@@ -38,7 +38,7 @@ def message(state: Connectivity) -> Message:
 
 def promise(state: Connectivity) -> str:
     """What Compute will do."""
-    names = state.request().checkpoints
+    names = [state.shelf.label(state.problem, name) for name in state.request().checkpoints]
     between = " and ".join(names) if len(names) == 2 else f"all pairs of {len(names)} checkpoints"
     repaired = " and repaired" if state.repair else ""
     how = "" if state.matching == NONE else f", as they are and {MATCHINGS[state.matching]}{repaired}"

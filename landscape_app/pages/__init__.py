@@ -4,6 +4,6 @@ A page is a module with three names: ``title``; ``needs``, how many checkpoints 
 least; and ``build(state)``, which returns its Panel layout and is called once a session.
 """
 
-from landscape_app.pages import connectivity, jobs, results, spectrum, surface, trajectory
+from landscape_app.pages import checkpoints, connectivity, jobs, results, spectrum, surface, trajectory
 
-PAGES = (surface, spectrum, trajectory, connectivity, results, jobs)
+PAGES = (surface, spectrum, trajectory, connectivity, checkpoints, results, jobs)

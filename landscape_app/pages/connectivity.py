@@ -100,6 +100,8 @@ class ConnectivityPage:
         state.layers.param.watch(self._safely(self._draw_layers), ["result", "shown"])
         state.param.watch(self._safely(self._draw_plane), ["metric", "result", "first", "second"])
         state.param.watch(self._safely(self._draw_layers), ["metric", "together"])
+        for draw in (self._draw, self._draw_plane, self._draw_layers):
+            state.shelf.param.watch(self._safely(draw), ["labels", "colours"])
         state.param.watch(self._safely(self._move), "t")
         state.param.watch(self._safely(self._arrange), ["result", "first", "second", "third", "updates"])
         for task in (state.plane, state.curve, state.layers):
@@ -123,10 +125,10 @@ class ConnectivityPage:
             self.state.choose(a, b)
 
     def _draw(self) -> None:
-        state, ds = self.state, self.state.result
+        state, ds = self.state, self.state.shown_as(self.state.result)
         for view in (self.found, self.below, self.beside, self.pair_controls.view):
             view.visible = ds is not None
-        trained = state.curve.result
+        trained = state.curve.shown_as(state.curve.result)
         here = ds is None or state.curve.fits(state.curve.computed)  # a curve of another pair is not on these paths
         curve = picture.as_paths(trained) if trained is not None and here else None
         self.halves[0].visible = self.place.visible = ds is not None or curve is not None
@@ -158,7 +160,7 @@ class ConnectivityPage:
         self.parts["curve"].say(words.pair_caption(ds), words.curve_found(ds, metric), more)
 
     def _draw_plane(self) -> None:
-        state, ds = self.state, self.state.plane.result
+        state, ds = self.state, self.state.plane.shown_as(self.state.plane.result)
         self.halves[1].visible = ds is not None
         look.arrange(self.top, *(["ls-facing", "ls-level"] if ds is not None and state.result is not None else []))
         look.arrange(self.body, "ls-wide" if ds is not None else "ls-spread")
@@ -177,7 +179,7 @@ class ConnectivityPage:
         plotting.change(edit, self.plane.pane, *self.plot.panes)
 
     def _draw_layers(self) -> None:
-        state, ds = self.state, self.state.layers.result
+        state, ds = self.state, self.state.layers.shown_as(self.state.layers.result)
         self.layers.box.visible = ds is not None
         self.parts["layers"].say(words.pair_caption(ds) if ds is not None else "")
         if ds is None:

@@ -53,6 +53,7 @@ class SpectrumPage:
             self.controls.view, [self.run_panel.view, self.look_controls.view, self.body], self.results.view
         )
         state.param.watch(self._draw, ["result", "log_scale", "width"])
+        state.shelf.param.watch(self._draw, "labels")
         state.param.watch(self._mark, "chosen")
         state.param.watch(self._promise, [*state.inputs, "job", "result", "trouble"])
         self._promise()
@@ -85,7 +86,7 @@ class SpectrumPage:
         if len(parts) > MOST_SENTENCES:
             said.append(f"The table has all {len(parts)}.")
         self.findings.object = "".join(f'<p class="ls quiet nums">{text(line)}</p>' for line in said)
-        title, conditions = words.caption(ds)
+        title, conditions = words.caption(self.state.shown_as(ds))
         self.caption.object = f'<div class="ls"><h2>{text(title)}</h2><p class="quiet">{text(conditions)}</p></div>'
         notes = "".join(f"<li>{text(line)}</li>" for line in words.warnings(ds))
         self.warnings.object = f'<div class="ls"><ul class="notes">{notes}</ul></div>' if notes else ""

@@ -70,6 +70,7 @@ class SurfacePage:
             self.results.view,
         )
         state.param.watch(self._draw, [*APPEARANCE, *COMPARISON])
+        state.shelf.param.watch(self._draw, ["labels", "colours"])
         state.param.watch(self._draw_point, ["point", "show_radius", "radii", "job"])
         state.param.watch(self._promise, [*state.inputs, "job", "result", "trouble"])
         state.param.watch(self._offer_part, ["view", "stale", "computed", "job"])

@@ -53,6 +53,7 @@ class TrajectoryPage:
             TrajectoryControls(state).view, [self.run_panel.view, self.look_controls.view, body], self.results.view
         )
         state.param.watch(self._draw, ["result", "log_scale", "log_steps", "learning_rate", "chosen"])
+        state.shelf.param.watch(self._draw, ["labels", "colours"])
         state.param.watch(self._promise, [*state.inputs, "job", "result", "trouble"])
         self._promise()
         self._draw()
@@ -64,7 +65,7 @@ class TrajectoryPage:
 
     def _draw(self, *_: object) -> None:
         with self.state.lock:
-            state, ds = self.state, self.state.drawn
+            state, ds = self.state, self.state.shown_as(self.state.drawn)
             self.below.visible = self.beside.visible = self.look_controls.view.visible = ds is not None
             if ds is None:
                 return

@@ -8,6 +8,7 @@ from typing import Any
 
 import param
 
+from landscape_app.checkpoints.shelf import Shelf
 from landscape_app.jobs import JobState
 from landscape_app.spectrum.along import Along, Direction
 from landscape_app.spectrum.picture import Spectrum as Part
@@ -64,8 +65,8 @@ class Spectrum(Task):
     pick = param.Selector(default=NONE, objects={"None": NONE}, label="Eigenvalue")  # the same, for its widget
     second = param.Selector(default=RANDOM, objects={"A random direction": RANDOM}, label="And along")
 
-    def __init__(self, project: Any, lock: Any = None, **params: Any):
-        super().__init__(project, lock or threading.RLock(), **params)
+    def __init__(self, project: Any, lock: Any = None, shelf: Shelf | None = None, **params: Any):
+        super().__init__(project, lock or threading.RLock(), shelf, **params)
         self.param.problem.objects = list(project.problems)
         self.problem = self.param.problem.objects[0]
 
@@ -165,7 +166,7 @@ class Spectrum(Task):
         policies = problem.batchnorm_choices if problem else (self.batchnorm,)
         several = {"Each layer": EACH} if len(layers) > 1 else {}
         options = {
-            "checkpoint": {name: name for name in names},
+            "checkpoint": self.shelf.offered(self.problem, names),
             "layer": {"All": ALL, **several, **{f"Layer {name}": name for name in layers if len(layers) > 1}},
             "of_class": {"All": ALL, **({"Each class": EACH} if classes else {}), **{f"Class {c}": c for c in classes}},
             "batchnorm": {BATCHNORM.get(policy, policy): policy for policy in policies},

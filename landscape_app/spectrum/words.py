@@ -27,7 +27,8 @@ def message(state: Spectrum) -> Message:
 def promise(state: Spectrum) -> str:
     """What Compute will do."""
     names = " and the ".join(MATRICES[matrix] for matrix in state.matrix)
-    where = state.checkpoint if state.at is None else f"the point {state.at} of a surface around {state.checkpoint}"
+    called = state.shelf.label(state.problem, state.checkpoint)
+    where = called if state.at is None else f"the point {state.at} of a surface around {called}"
     return f"the {names} spectrum of {state.problem} at {where}"
 
 

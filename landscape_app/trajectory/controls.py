@@ -15,10 +15,10 @@ class TrajectoryControls:
 
     def __init__(self, state: Trajectory):
         self.state = state
-        names = ("problem", "matrix", "batchnorm", "largest", "smallest", "trace_products", "seed")
+        names = ("problem", "checkpoints", "matrix", "batchnorm", "largest", "smallest", "trace_products", "seed")
         self.fields = {name: field(state, name) for name in names}
-        more = look.fold("How many, and the trace", *(self.fields[name] for name in names[3:]))
-        self.view = look.column(*(self.fields[name] for name in names[:3]), more)
+        more = look.fold("How many, and the trace", *(self.fields[name] for name in names[4:]))
+        self.view = look.column(*(self.fields[name] for name in names[:4]), more)
         state.param.watch(self._arrange, ["problem", "matrix"])
         self._arrange()
 

@@ -11,12 +11,14 @@ from bokeh.events import Tap
 from bokeh.models import FixedTicker, HoverTool, Legend, LegendItem, Range1d
 
 from landscape_app import look, plotting
+from landscape_app.checkpoints.shelf import colours
 from landscape_app.curve import MARGIN
 from landscape_app.scales import Scale
 from landscape_app.trajectory import picture
 from landscape_app.trajectory.picture import Chart, Curve, Places
 
 TALL, SMALL = 360, 230
+RUG = 0.025  # of the height, from the bottom: the marks of the checkpoints
 LEFT = 64  # so that the frames begin at the same place
 MOST_TICKS = {TALL: 9, SMALL: 5}
 LINES = ("xs", "ys", "colour", "alpha", "dash", "width")
@@ -46,7 +48,7 @@ class TrajectoryPlot:
         reach = places.at[-1] - places.at[0]
         margin = 0.03 * (reach or 1.0)
         plotting.fit(self.x_range, places.at[0] - margin, places.at[-1] + margin)
-        here = [] if chosen is None else [places.at[chosen]]
+        here = [] if chosen is None else [chosen]
         for name, chart in picture.charts(ds, log).items():
             own = self.charts[name]
             own.box.visible = bool(chart.curves)
@@ -73,12 +75,13 @@ class _Chart:
             toolbar_location="above" if height == TALL else None,
         )
         self.lines, self.points = plotting.empty(*LINES), plotting.empty(*POINTS)
-        self.here = plotting.empty("x")
+        self.here = plotting.empty("x", "colour")
+        self.rug = plotting.empty("x", "y", "colour")
         plot = self.figure
         plot.title.update(text_font_size="13px", text_font_style="normal", visible=height != TALL)
         plot.xaxis.ticker, plot.yaxis.ticker = FixedTicker(ticks=[]), FixedTicker(ticks=[])
         plot.xgrid.visible = False
-        plot.vspan(x="x", line_color=plotting.ACCENT, line_width=1.2, line_alpha=0.8, source=self.here)
+        plot.vspan(x="x", line_color="colour", line_width=1.6, line_alpha=0.9, source=self.here)
         plot.multi_line(
             "xs", "ys", line_color="colour", line_alpha="alpha", line_dash="dash", line_width="width", source=self.lines
         )
@@ -87,6 +90,8 @@ class _Chart:
             "x", "y", size="size", fill_color="fill", line_color="line", fill_alpha="alpha", line_alpha="alpha",
             line_width=1.4, source=self.points,
         )  # fmt: skip
+        if height == TALL:
+            plot.scatter("x", "y", size=9, color="colour", line_color="white", line_width=1.5, source=self.rug)
         self.legend = Legend(
             items=[], orientation="horizontal", padding=2, margin=2, spacing=12, glyph_width=18, label_standoff=4,
             label_text_font_size="12px", background_fill_alpha=0, border_line_color=None, visible=False,
@@ -104,7 +109,7 @@ class _Chart:
         self.pane = pn.pane.Bokeh(plot, sizing_mode="stretch_width")
         self.box = look.column()  # the figure comes in once it is drawn: until then it has no layout to change
 
-    def draw(self, chart: Chart, places: Places, ds: xr.Dataset, log: bool, here: list[float]) -> None:
+    def draw(self, chart: Chart, places: Places, ds: xr.Dataset, log: bool, here: list[int]) -> None:
         plot, scale = self.figure, picture.scale(chart, log)
         margin = MARGIN * (scale.high - scale.low)
         plotting.fit(self.y_range, scale.low - margin, scale.high + margin)
@@ -116,7 +121,10 @@ class _Chart:
         plot.xaxis[0].update(major_label_overrides=places.labels, axis_label=places.title)
         self.lines.data = lines(chart.curves, places, scale)
         self.points.data = points(chart.curves, places, scale, [str(name) for name in ds["name"].values])
-        self.here.data = {"x": here}
+        own = np.array(colours(ds, "checkpoint"), dtype=object)
+        self.here.data = {"x": places.at[here], "colour": own[here]}
+        low, high = self.y_range.reset_start, self.y_range.reset_end
+        self.rug.data = {"x": places.at, "y": np.full(len(own), low + RUG * (high - low)), "colour": own}
         self._name(chart.curves)
 
     def _name(self, curves: list[Curve]) -> None:

@@ -9,6 +9,7 @@ import param
 import xarray as xr
 
 from analysis.curvature import with_learning_rate
+from landscape_app.checkpoints.shelf import Shelf
 from landscape_app.spectrum.state import BATCHNORM
 from landscape_app.task import Task
 from landscape_app.text import explain
@@ -23,11 +24,12 @@ TRACES = {"Leave it out": 0, "20 products": 20, "60 products": 60, "200 products
 class Trajectory(Task):
     """The task of the Trajectory page: which matrix to follow, how it is drawn, which checkpoint is chosen."""
 
-    inputs = ("problem", "matrix", "largest", "smallest", "trace_products", "seed", "batchnorm")
+    inputs = ("problem", "checkpoints", "matrix", "largest", "smallest", "trace_products", "seed", "batchnorm")
     look = ("log_scale", "log_steps", "learning_rate")
     kind = "trajectory"
     needs = 2
 
+    checkpoints = param.ListSelector(default=[], objects=[], label="Checkpoints (none: all)")
     matrix = param.Selector(default="hessian", objects=MATRIX_CHOICES, label="Matrix")
     largest = param.Integer(default=3, bounds=(1, 10), label="Largest eigenvalues")
     smallest = param.Integer(default=1, bounds=(0, 10), label="Smallest eigenvalues")
@@ -42,17 +44,18 @@ class Trajectory(Task):
     chosen = param.Integer(default=None, allow_None=True, doc="Place of the chosen checkpoint in the run, or None.")
     pick = param.Selector(default=NONE, objects={"None": NONE}, label="Checkpoint")  # the same, for its widget
 
-    def __init__(self, project: Any, lock: Any, **params: Any):
+    def __init__(self, project: Any, lock: Any, shelf: Shelf | None = None, **params: Any):
         self._spaced: Any = None  # the steps whose spacing chose the scale
-        super().__init__(project, lock, **params)
+        super().__init__(project, lock, shelf, **params)
         several = [name for name in project.problems if len(project.checkpoint_names(name)) > 1]
         self.param.problem.objects = several or list(project.problems)
         self.problem = self.param.problem.objects[0]
 
     def request(self) -> TrajectoryRequest:
+        names = tuple(self.project.checkpoint_names(self.problem))
         return TrajectoryRequest(
             problem=self.problem,
-            checkpoints=tuple(self.project.checkpoint_names(self.problem)),
+            checkpoints=tuple(name for name in names if name in self.checkpoints) or names,
             matrix=self.matrix,
             largest=self.largest,
             smallest=self.smallest if self.matrix == "hessian" else 0,
@@ -67,6 +70,9 @@ class Trajectory(Task):
         self.problem = request.problem
         own = {"matrix": request.matrix, "trace_products": request.trace_products, "batchnorm": request.batchnorm}
         offered = {name: value for name, value in own.items() if value in list(self.param[name].objects)}
+        names = self.project.checkpoint_names(request.problem)
+        some = request.checkpoints if request.checkpoints != tuple(names) else ()
+        offered["checkpoints"] = [name for name in names if name in some]
         for name in ("largest", "smallest", "seed"):
             value, (low, high) = getattr(request, name), self.param[name].bounds
             if isinstance(value, int) and value >= low and (high is None or value <= high):
@@ -101,7 +107,16 @@ class Trajectory(Task):
         kept = self.batchnorm if self.batchnorm in policies else policies[0]
         if problem and self.batchnorm not in policies:
             kept = problem.batchnorm
-        self.put_on_offer({"batchnorm": {BATCHNORM.get(p, p): p for p in policies}}, batchnorm=kept)
+        names = self.project.checkpoint_names(self.problem)
+        self.put_on_offer(
+            {
+                "batchnorm": {BATCHNORM.get(p, p): p for p in policies},
+                "checkpoints": self.shelf.offered(self.problem, names),
+            },
+            batchnorm=kept,
+            checkpoints=[name for name in self.checkpoints if name in names],
+        )
+        self._offer_checkpoints()
 
     @param.depends(*inputs, "computed", watch=True)
     def _compare(self) -> None:
@@ -111,7 +126,7 @@ class Trajectory(Task):
     def _offer_checkpoints(self) -> None:
         ds = self.result
         known = picture.known(ds) if ds is not None else []
-        named = {str(ds["name"].values[i]): i for i in known} if ds is not None else {}
+        named = {str(self.shown_as(ds)["name"].values[i]): i for i in known} if ds is not None else {}
         kept = self.chosen if self.chosen in named.values() else None
         pick = NONE if kept is None else kept
         self.put_on_offer({"pick": {"None": NONE, **named}}, chosen=kept, pick=pick)

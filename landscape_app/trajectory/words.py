@@ -29,7 +29,7 @@ def message(state: Trajectory) -> Message:
 
 def promise(state: Trajectory) -> str:
     """What Compute will do."""
-    names = state.request().checkpoints
+    names = [state.shelf.label(state.problem, name) for name in state.request().checkpoints]
     return f"the {MATRICES[state.matrix]} of {state.problem} at {len(names)} checkpoints, {names[0]} to {names[-1]}"
 
 
