@@ -30,13 +30,14 @@ class Held:
     """What a file holds that could be read.
 
     results: (number, result, when it was computed) each. shown: kind of task to the number that it showed. choices:
-    kind to names to texts, as an address has them. troubles: what could not be read, in words.
+    kind to names to texts, as an address has them. shelf: labels, colours and pins of checkpoints. troubles: what could not be read, in words.
     """
 
     page: str
     results: list[tuple[int, xr.Dataset, datetime]] = field(default_factory=list)
     shown: dict[str, int] = field(default_factory=dict)
     choices: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    shelf: dict[str, Any] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
 
 
@@ -47,6 +48,7 @@ def packed(state: State) -> io.BytesIO:
         "page": state.page,
         "choices": {kind: _lists(links.chosen(task)[0]) for kind, task in state.tasks.items()},
         "shown": {kind: task.shown for kind, task in state.tasks.items() if task.shown},
+        "shelf": state.shelf.record(),
         "results": [_about(entry) for entry in state.entries],
     }
     return _zipped(state.entries, {INDEX: json.dumps(index, indent=1).encode()})
@@ -83,7 +85,7 @@ def opened(content: bytes) -> Held:
             f"This session has {len(parts):,} results of {sum(sizes.values()) / 1e9:.1f} GB; at most {MOST_RESULTS:,} "
             f"of {MOST_BYTES / 1e9:.1f} GB are opened at once. Open its .nc files one by one."
         )
-    held = Held(str(index.get("page")))
+    held = Held(str(index.get("page")), shelf=_dict(index.get("shelf")))
     for part in parts:
         try:
             name = str(part["file"])

@@ -21,6 +21,7 @@ NAMES = {
     "plane": "Plane of a pair",
     "curve": "Curve",
     "layers": "Layers",
+    "checkpoints": "Measures of checkpoints",
 }
 FROM_PYTHON = "added in Python"  # in place of the name of a file
 

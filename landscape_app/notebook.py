@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import holoviews as hv
@@ -23,6 +24,7 @@ from bokeh.document import Document
 from bokeh.document.events import ModelChangedEvent
 from bokeh.model import Model
 from bokeh.models import ImportedStyleSheet, UIElement
+from panel import viewable
 from panel.io import notebook
 
 from landscape_app.explorer import Explorer
@@ -72,21 +74,22 @@ class _FromBrowser(MANAGER.client_comm):
         self._loop.call_soon_threadsafe(super()._handle_msg, message)
 
 
-def _with_styles(models: Iterable[Any]) -> None:
-    """Put the style sheets that these models name into them."""
-    for model in [model for model in models if isinstance(model, UIElement)]:
-        if any(isinstance(sheet, ImportedStyleSheet) for sheet in model.stylesheets):
-            notebook.patch_inline_stylesheets(model)
+def _with_styles(document: Document | None, models: Iterable[Any]) -> None:
+    """Put the style sheets that these models name into them. The document looks for its models once, not each time."""
+    with document.models.freeze() if document else nullcontext():
+        for model in [model for model in models if isinstance(model, UIElement)]:
+            if any(isinstance(sheet, ImportedStyleSheet) for sheet in model.stylesheets):
+                notebook.patch_inline_stylesheets(model)
 
 
 def _diff(document: Document, *options: Any, **more: Any) -> Any:
     if any(type(event) is ModelChangedEvent for event in document.callbacks._held_events):
-        _with_styles(document.models)
+        _with_styles(document, document.models)
     return DIFF(document, *options, **more)
 
 
 def _render_model(model: Model, *options: Any, **more: Any) -> Any:
-    _with_styles(model.references())
+    _with_styles(model.document, model.references())
     return RENDER_MODEL(model, *options, **more)
 
 
@@ -94,4 +97,5 @@ hv.extension("bokeh", inline=True, logo=False)
 pn.extension(inline=True)
 notebook.diff = _diff
 notebook.render_model = hv.plotting.renderer.render_model = _render_model
+viewable.patch_inline_stylesheets = lambda model: None  # each time all models are looked for: `_with_styles` does not
 MANAGER.server_comm, MANAGER.client_comm = _ToBrowser, _FromBrowser

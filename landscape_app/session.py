@@ -166,6 +166,7 @@ class Session:
     def _restore(self, held: archive.Held, file: str) -> None:
         """Take the results and choices of a saved session, and say what of it could not be."""
         state, numbers, troubles = self.state, {}, list(held.troubles)
+        state.shelf.restore(held.shelf)
         for was, ds, since in held.results:
             try:
                 entry = Entry(self.next(), saved.snapshot(ds), saved.request_of(ds), file=file, since=since)
@@ -398,6 +399,7 @@ class MeasureRun(Run):
     def _bring_news(self) -> None:
         now = self.job.snapshot()
         news = {} if now.result is None else {"result": now.result, "computed": self._request}
+        self._list(now)
         if now.state.final:
             self._stop_polling()
         self.task.param.update(job=now, **news)
@@ -409,6 +411,7 @@ class MeasureRun(Run):
             return
         self._request = request = task.request()
         project, kept = self.session.state.project, task.keeper()
+        self._listed = self.session.begin(task.kind, request, datetime.now())
         self._begin(lambda: request.steps(project, **kept))
 
 

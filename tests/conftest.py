@@ -1,9 +1,17 @@
 """What several test modules share: results with known values, and a project whose computation is instant."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,8 +25,10 @@ from analysis.weights import Entry, Structure
 SECONDS = 60  # of patience with a slow machine
 MS = SECONDS * 1000
 FLAGS = ("--no-sandbox", "--no-first-run", "--disable-sync", "--disable-background-networking")
-FLAGS += ("--disable-component-update",)
+FLAGS += ("--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
 WEBGL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")  # without a GPU: slow
+ROOT = Path(__file__).parent.parent
+ALARMS = re.compile(r"traceback|\berror\b|\bwarning\b|exception", re.IGNORECASE)
 PAYLOAD = "<img src=x onerror=window.pwned=1>"
 
 
@@ -156,15 +166,65 @@ def page(browser):
     opened.set_default_timeout(MS)
     opened.on("console", lambda m: complaints.append(f"console: {m.text}") if m.type == "error" else None)
     opened.on("pageerror", lambda error: complaints.append(f"page: {error}"))
-
-    def guard(route):
-        if re.match(r"https?://127\.0\.0\.1[:/]", route.request.url):
-            route.continue_()
-        else:
-            complaints.append(f"asked for {route.request.url}")
-            route.abort()
-
-    opened.route("**/*", guard)
+    opened.on("request", lambda request: complaints.extend(foreign(request.url)))
     yield opened
     context.close()
     assert complaints == []
+
+
+def foreign(address):
+    """What there is to say against it. Nothing is intercepted: that would cost each page seconds, and its cache."""
+    return [] if re.match(r"https?://127\.0\.0\.1[:/]|data:|blob:", address) else [f"asked for {address}"]
+
+
+@contextlib.contextmanager
+def served(log, *command, **environment):
+    """Run a server command with a free port; yields the address of the dashboard."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", **environment}
+    with log.open("w") as out:
+        server = subprocess.Popen(
+            [sys.executable, "-m", *command, "--port", str(port)], cwd=ROOT, env=environment, stdout=out, stderr=out
+        )
+        try:
+            address = f"http://127.0.0.1:{port}/landscape_app"
+            wait_for(lambda: answers(address, server), "the server", log)
+            yield address
+        finally:
+            server.terminate()
+            server.wait(SECONDS)
+    alarming = [line for line in log.read_text().splitlines() if ALARMS.search(line)]
+    assert alarming == [], log.read_text()
+
+
+def answers(address, server):
+    assert server.poll() is None, "the server has ended"
+    try:
+        return urllib.request.urlopen(f"{address}/autoload.js?bokeh-autoload-element=x", timeout=SECONDS).status == 200
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+def wait_for(condition, what, log=None):
+    until = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < until, f"waited in vain for {what}" + (f":\n{log.read_text()}" if log else "")
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory):
+    """The address of a dashboard of the samples, which many tests visit. Its log must be clean at the end."""
+    with served(tmp_path_factory.mktemp("served") / "log", "landscape_app.cli", "serve", "--no-show") as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def forgotten(samples):
+    """The times by which the server has forgotten a session: until then something may still go into its log."""
+    times = []
+    yield times
+    time.sleep(max(0, max(times, default=0) - time.monotonic()))

@@ -1,13 +1,13 @@
 """The README's Python runs as it stands, on a model, checkpoints and data of the reader's own."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from models import classification, mlp
+
+from landscape_app import cli
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
@@ -105,9 +105,9 @@ def test_a_figure(folder):
     assert {file.suffix for file in folder.glob("surface.*")} == {".nc", ".pdf", ".txt", ".csv"}
 
 
-def test_the_commands_are_the_ones_that_exist():
-    text = subprocess.run(
-        [sys.executable, "-m", "landscape_app.cli", "--help"], capture_output=True, text=True, check=True
-    ).stdout
+def test_the_commands_are_the_ones_that_exist(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
     for command in re.findall(r"^landscape (\w+)", README, flags=re.M):
         assert command in text

@@ -1,25 +1,15 @@
 """The dashboard as people use it: served by its own commands, driven in headless Chromium."""
 
-import contextlib
-import os
 import re
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
 
 import axe_playwright_python
 import pytest
-from conftest import MS, PAYLOAD, SECONDS
+from conftest import MS, PAYLOAD, served, wait_for
 
 pytestmark = pytest.mark.ui
-
-ROOT = Path(__file__).parent.parent
-ALARMS = re.compile(r"traceback|\berror\b|\bwarning\b|exception", re.IGNORECASE)
 
 PROJECT = f"""
 import torch
@@ -39,44 +29,6 @@ checkpoints = {{"misfit": torch.nn.Linear(2, 2), name: model}}
 
 
 in_3d = pytest.mark.parametrize("browser", ["webgl"], indirect=True)
-
-
-@contextlib.contextmanager
-def served(log, *command, **environment):
-    """Run a server command with a free port; yields the address of the dashboard."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", **environment}
-    with log.open("w") as out:
-        server = subprocess.Popen(
-            [sys.executable, "-m", *command, "--port", str(port)], cwd=ROOT, env=environment, stdout=out, stderr=out
-        )
-        try:
-            address = f"http://127.0.0.1:{port}/landscape_app"
-            wait_for(lambda: answers(address, server), "the server", log)
-            yield address
-        finally:
-            server.terminate()
-            server.wait(SECONDS)
-    alarming = [line for line in log.read_text().splitlines() if ALARMS.search(line)]
-    assert alarming == [], log.read_text()
-
-
-def answers(address, server):
-    assert server.poll() is None, "the server has ended"
-    try:
-        return urllib.request.urlopen(f"{address}/autoload.js?bokeh-autoload-element=x", timeout=SECONDS).status == 200
-    except (urllib.error.URLError, ConnectionError):
-        return False
-
-
-def wait_for(condition, what, log=None):
-    until = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < until, f"waited in vain for {what}" + (f":\n{log.read_text()}" if log else "")
-        time.sleep(0.1)
 
 
 def choose(page, label, option):
@@ -212,86 +164,84 @@ def send(page, file):
 
 
 @in_3d
-def test_a_run_is_looked_at_from_all_sides_compared_and_shown_again(page, tmp_path):
+def test_a_run_is_looked_at_from_all_sides_compared_and_shown_again(page, samples, tmp_path):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
-    with served(tmp_path / "log", "landscape_app.cli", "serve", "--no-show") as address:
-        page.goto(f"{address}?page=surface")
-        page.get_by_text("No surface yet").wait_for()
-        choose(page, "Model and data", "MLP 64, a training run · test")
-        choose(page, "Slice", "Trajectory plane")
-        page.get_by_text("Extent and precision").click()
-        choose(page, "Points along each axis", "51")
-        choose(page, "Interpolation error", "3 % of the range")
-        compute(page, 1)
-        assert page.get_by_text(re.compile("The two axes hold .* of the variance")).is_visible()
+    page.goto(f"{samples}?page=surface")
+    page.get_by_text("No surface yet").wait_for()
+    choose(page, "Model and data", "MLP 64, a training run · test")
+    choose(page, "Slice", "Trajectory plane")
+    page.get_by_text("Extent and precision").click()
+    choose(page, "Points along each axis", "51")
+    choose(page, "Interpolation error", "3 % of the range")
+    compute(page, 1)
+    assert page.get_by_text(re.compile("The two axes hold .* of the variance")).is_visible()
 
-        box = page.locator("canvas:visible").first.bounding_box()
-        page.mouse.click(box["x"] + 0.35 * box["width"], box["y"] + 0.4 * box["height"])
-        page.get_by_text(re.compile(r"^Loss \(cross entropy\) [\d.]+ ± [\d.]+ nats; Accuracy .* at a")).wait_for()
-        before = page.locator("canvas:visible").first.screenshot()
-        page.get_by_label("Logarithmic").first.click()
-        wait_for(lambda: page.locator("canvas:visible").first.screenshot() != before, "another scale")
-        choose(page, "Show", "Accuracy")
-        page.get_by_text(re.compile(r"^Accuracy [\d.]+ ± .* at a")).wait_for()
-        choose(page, "Show", "Loss (cross entropy)")
+    box = page.locator("canvas:visible").first.bounding_box()
+    page.mouse.click(box["x"] + 0.35 * box["width"], box["y"] + 0.4 * box["height"])
+    page.get_by_text(re.compile(r"^Loss \(cross entropy\) [\d.]+ ± [\d.]+ nats; Accuracy .* at a")).wait_for()
+    before = page.locator("canvas:visible").first.screenshot()
+    page.get_by_label("Logarithmic").first.click()
+    wait_for(lambda: page.locator("canvas:visible").first.screenshot() != before, "another scale")
+    choose(page, "Show", "Accuracy")
+    page.get_by_text(re.compile(r"^Accuracy [\d.]+ ± .* at a")).wait_for()
+    choose(page, "Show", "Loss (cross entropy)")
 
-        assert not [url for url in asked if "plotly" in url]
-        page.get_by_label("3-D").click()
-        wait_for(lambda: page.evaluate(RELIEFS), "the surface in 3-D")
-        assert [one["height"] for one in page.evaluate(RELIEFS)] == ["Loss (cross entropy) [nats]"]
-        page.evaluate(TURN)
-        wait_for(lambda: page.evaluate(RELIEFS)[0]["eye"]["y"] == -2, "another point of view")
+    assert not [url for url in asked if "plotly" in url]
+    page.get_by_label("3-D").click()
+    wait_for(lambda: page.evaluate(RELIEFS), "the surface in 3-D")
+    assert [one["height"] for one in page.evaluate(RELIEFS)] == ["Loss (cross entropy) [nats]"]
+    page.evaluate(TURN)
+    wait_for(lambda: page.evaluate(RELIEFS)[0]["eye"]["y"] == -2, "another point of view")
 
-        page.get_by_label("Compare").first.click()
-        page.get_by_text("A shows Loss (cross entropy) [nats], B shows Accuracy [fraction]").wait_for()
-        wait_for(lambda: len(page.evaluate(RELIEFS)) == 2, "the second surface")
-        page.evaluate(TURN)
-        page.get_by_label("3-D").click()
-        wait_for(lambda: len(page.evaluate(RANGES)) == 2, "two heat maps")
-        page.evaluate(ZOOM)
-        wait_for(lambda: page.evaluate(RANGES) == [[-0.25, 0.5]] * 2, "the other picture to zoom too")
-        assert page.get_by_text(re.compile("^Along a, at b")).count() == 0  # it is drawn on a canvas
+    page.get_by_label("Compare").first.click()
+    page.get_by_text("A shows Loss (cross entropy) [nats], B shows Accuracy [fraction]").wait_for()
+    wait_for(lambda: len(page.evaluate(RELIEFS)) == 2, "the second surface")
+    page.evaluate(TURN)
+    page.get_by_label("3-D").click()
+    wait_for(lambda: len(page.evaluate(RANGES)) == 2, "two heat maps")
+    page.evaluate(ZOOM)
+    wait_for(lambda: page.evaluate(RANGES) == [[-0.25, 0.5]] * 2, "the other picture to zoom too")
+    assert page.get_by_text(re.compile("^Along a, at b")).count() == 0  # it is drawn on a canvas
 
-        choose(page, "Slice", "Random plane")
-        compute(page, 2)
-        page.get_by_text("Tap the picture").wait_for()  # the point was of another plane
-        page.get_by_role("button", name="Compare").nth(1).click()
-        page.get_by_text("Both pictures share one scale for the loss. Their axes differ").wait_for()
-        page.get_by_role("button", name="Show").nth(1).click()
-        page.get_by_text("Shown again").wait_for()
-        assert page.get_by_role("combobox", name="Slice").inner_text() == "Trajectory plane"
-        page.get_by_label("3-D").click()
-        wait_for(lambda: len(page.evaluate(RELIEFS)) == 2, "two surfaces")
-        wait_for(lambda: {one["eye"]["y"] for one in page.evaluate(RELIEFS)} == {-2}, "the point of view to be kept")
-        page.get_by_label("3-D").click()
+    choose(page, "Slice", "Random plane")
+    compute(page, 2)
+    page.get_by_text("Tap the picture").wait_for()  # the point was of another plane
+    page.get_by_role("button", name="Compare").nth(1).click()
+    page.get_by_text("Both pictures share one scale for the loss. Their axes differ").wait_for()
+    page.get_by_role("button", name="Show").nth(1).click()
+    page.get_by_text("Shown again").wait_for()
+    assert page.get_by_role("combobox", name="Slice").inner_text() == "Trajectory plane"
+    page.get_by_label("3-D").click()
+    wait_for(lambda: len(page.evaluate(RELIEFS)) == 2, "two surfaces")
+    wait_for(lambda: {one["eye"]["y"] for one in page.evaluate(RELIEFS)} == {-2}, "the point of view to be kept")
+    page.get_by_label("3-D").click()
 
-        with page.expect_download() as download:
-            page.get_by_role("button", name="Download", exact=True).first.click()
-        download.value.save_as(tmp_path / "saved.nc")
-        page.get_by_role("button", name="Remove").first.click()
-        wait_for(lambda: page.get_by_role("button", name="Remove").count() == 1, "one result")
-        send(page, tmp_path / "saved.nc")
-        page.get_by_text("Opened from a file").wait_for()
-        (tmp_path / "bad.nc").write_text("nothing")
-        send(page, tmp_path / "bad.nc")  # while the other is still being drawn
-        page.get_by_role("alert").get_by_text("cannot be read as netCDF").wait_for()
-        assert page.get_by_role("button", name="Remove").count() == 2  # each file was opened once
-        page.set_viewport_size({"width": 400, "height": 800})
-        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download", exact=True).first.click()
+    download.value.save_as(tmp_path / "saved.nc")
+    page.get_by_role("button", name="Remove").first.click()
+    wait_for(lambda: page.get_by_role("button", name="Remove").count() == 1, "one result")
+    send(page, tmp_path / "saved.nc")
+    page.get_by_text("Opened from a file").wait_for()
+    (tmp_path / "bad.nc").write_text("nothing")
+    send(page, tmp_path / "bad.nc")  # while the other is still being drawn
+    page.get_by_role("alert").get_by_text("cannot be read as netCDF").wait_for()
+    assert page.get_by_role("button", name="Remove").count() == 2  # each file was opened once
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
-def test_a_tab_that_is_closed_during_a_computation_leaves_a_clean_log(page, tmp_path):
-    with served(tmp_path / "log", "landscape_app.cli", "serve", "--no-show") as address:
-        page.goto(f"{address}?page=surface")
-        page.get_by_text("No surface yet").wait_for()
-        page.get_by_text("Extent and precision").click()
-        choose(page, "Points along each axis", "201")
-        choose(page, "Interpolation error", "Every point")
-        page.get_by_role("button", name="Compute").click()
-        page.get_by_text(PROGRESS).wait_for()
-        page.close()
-        time.sleep(10)  # until the server has forgotten the session
+def test_a_tab_that_is_closed_during_a_computation_leaves_a_clean_log(page, samples, forgotten):
+    page.goto(f"{samples}?page=surface")
+    page.get_by_text("No surface yet").wait_for()
+    page.get_by_text("Extent and precision").click()
+    choose(page, "Points along each axis", "201")
+    choose(page, "Interpolation error", "Every point")
+    page.get_by_role("button", name="Compute").click()
+    page.get_by_text(PROGRESS).wait_for()
+    page.close()
+    forgotten.append(time.monotonic() + 10)
 
 
 def test_a_project_that_fails_to_import_says_so_and_is_read_again(page, tmp_path):
@@ -331,50 +281,49 @@ def seen(page, name):
     return page.get_by_role("button", name=name).locator("visible=true")
 
 
-def test_a_spectrum_streams_is_cancelled_and_an_eigenvalue_leads_to_its_plane_and_back(page, tmp_path):
-    with served(tmp_path / "log", "landscape_app.cli", "serve", "--no-show") as address:
-        page.goto(f"{address}?page=surface")
-        page.get_by_text("No surface yet").wait_for()
-        choose(page, "Model and data", "MLP 3×512 · train")
-        page.get_by_text("Spectrum", exact=True).first.click()
-        page.get_by_text("No spectrum yet").wait_for()
-        cost = page.get_by_text(re.compile(r"About [\d,]+ to [\d,]+ products .* basis takes at most"))
-        cost.locator("visible=true").wait_for()
-        seen(page, "Compute").click()
-        page.get_by_text(re.compile(r"[\d,]+ products · \d+ of \d+ eigenvalues converged")).wait_for()
-        wait_for(lambda: page.evaluate(EIGENVALUES) and page.evaluate(EIGENVALUES)["values"], "the first eigenvalue")
-        first = page.evaluate(EIGENVALUES)
-        assert "white" in first["fill"]  # marked: not converged
-        wait_for(lambda: max(page.evaluate(EIGENVALUES)["values"]) > max(first["values"]), "a better one")
-        seen(page, "Cancel").click()
-        page.get_by_text(re.compile("The picture shows what .* the bars hold")).wait_for()
-        assert page.get_by_text(re.compile("λmax = ")).locator("visible=true").count() == 1
+def test_a_spectrum_streams_is_cancelled_and_an_eigenvalue_leads_to_its_plane_and_back(page, samples):
+    page.goto(f"{samples}?page=surface")
+    page.get_by_text("No surface yet").wait_for()
+    choose(page, "Model and data", "MLP 3×512 · train")
+    page.get_by_text("Spectrum", exact=True).first.click()
+    page.get_by_text("No spectrum yet").wait_for()
+    cost = page.get_by_text(re.compile(r"About [\d,]+ to [\d,]+ products .* basis takes at most"))
+    cost.locator("visible=true").wait_for()
+    seen(page, "Compute").click()
+    page.get_by_text(re.compile(r"[\d,]+ products · \d+ of \d+ eigenvalues converged")).wait_for()
+    wait_for(lambda: page.evaluate(EIGENVALUES) and page.evaluate(EIGENVALUES)["values"], "the first eigenvalue")
+    first = page.evaluate(EIGENVALUES)
+    assert "white" in first["fill"]  # marked: not converged
+    wait_for(lambda: max(page.evaluate(EIGENVALUES)["values"]) > max(first["values"]), "a better one")
+    seen(page, "Cancel").click()
+    page.get_by_text(re.compile("The picture shows what .* the bars hold")).wait_for()
+    assert page.get_by_text(re.compile("λmax = ")).locator("visible=true").count() == 1
 
-        page.get_by_role("combobox", name="Model and data", exact=True).locator("visible=true").click()
-        page.get_by_role("menuitem", name="MLP 2×128 · test", exact=True).click()
-        seen(page, "Compute").click()
-        page.get_by_text("a second look found no eigenvalue missing").wait_for()
-        assert page.get_by_text("verified", exact=True).count() == 7
-        assert seen(page, "Plane of this eigenvector").is_disabled()
-        found = page.evaluate(EIGENVALUES)
-        box = page.locator("canvas:visible").first.bounding_box()
-        frame = page.evaluate(FRAME)
-        across = (max(found["values"]) - frame["start"]) / (frame["end"] - frame["start"])
-        page.mouse.click(box["x"] + frame["left"] + across * frame["width"], box["y"] + frame["bottom"] - 20)
-        page.get_by_role("combobox", name="And along", exact=True).wait_for()
-        seen(page, "Plane of this eigenvector").click()
-        page.get_by_text(re.compile("Along the eigenvector of λ₁")).locator("visible=true").first.wait_for()
-        page.get_by_text(re.compile("Along a: with λ = .* the parabola")).wait_for()
-        page.get_by_label("Softmax radius").click()
-        page.get_by_text(re.compile("Softmax radius: [\\d.]+ along a")).wait_for()
-        seen(page, "Back to the spectrum").click()
-        page.get_by_text("Shown again").locator("visible=true").wait_for()
-        assert page.get_by_text("verified", exact=True).first.is_visible()
-        with page.expect_download() as download:
-            page.get_by_role("button", name="Download", exact=True).locator("visible=true").first.click()
-        assert download.value.suggested_filename.endswith(".nc")
-        page.set_viewport_size({"width": 400, "height": 800})
-        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.get_by_role("combobox", name="Model and data", exact=True).locator("visible=true").click()
+    page.get_by_role("menuitem", name="MLP 2×128 · test", exact=True).click()
+    seen(page, "Compute").click()
+    page.get_by_text("a second look found no eigenvalue missing").wait_for()
+    assert page.get_by_text("verified", exact=True).count() == 7
+    assert seen(page, "Plane of this eigenvector").is_disabled()
+    found = page.evaluate(EIGENVALUES)
+    box = page.locator("canvas:visible").first.bounding_box()
+    frame = page.evaluate(FRAME)
+    across = (max(found["values"]) - frame["start"]) / (frame["end"] - frame["start"])
+    page.mouse.click(box["x"] + frame["left"] + across * frame["width"], box["y"] + frame["bottom"] - 20)
+    page.get_by_role("combobox", name="And along", exact=True).wait_for()
+    seen(page, "Plane of this eigenvector").click()
+    page.get_by_text(re.compile("Along the eigenvector of λ₁")).locator("visible=true").first.wait_for()
+    page.get_by_text(re.compile("Along a: with λ = .* the parabola")).wait_for()
+    page.get_by_label("Softmax radius").click()
+    page.get_by_text(re.compile("Softmax radius: [\\d.]+ along a")).wait_for()
+    seen(page, "Back to the spectrum").click()
+    page.get_by_text("Shown again").locator("visible=true").wait_for()
+    assert page.get_by_text("verified", exact=True).first.is_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download", exact=True).locator("visible=true").first.click()
+    assert download.value.suggested_filename.endswith(".nc")
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
 POINTS = """() => Bokeh.documents.flatMap(doc => [...doc._all_models.values()])
@@ -440,59 +389,60 @@ def test_a_run_streams_and_a_checkpoint_leads_to_its_spectrum(page, tmp_path):
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
-def test_paths_between_checkpoints_stream_and_a_cell_leads_to_its_path(page, tmp_path):
-    with served(tmp_path / "log", "landscape_app.cli", "serve", "--no-show") as address:
-        page.goto(f"{address}?page=surface")
-        page.get_by_text("No surface yet").wait_for()
-        page.get_by_text("Connectivity", exact=True).first.click()
-        page.get_by_text("No path yet").wait_for()
-        page.get_by_text(re.compile("^12 paths of about .* samples")).wait_for()
-        assert not page.get_by_role("combobox", name="What is called a barrier").is_visible()
-        seen(page, "Compute").click()
-        page.get_by_text(re.compile("of 12 paths · ")).locator("visible=true").first.wait_for()
-        page.get_by_text(re.compile("^12 paths, ")).wait_for(timeout=4 * MS)
-        page.get_by_text(re.compile("^From mlp128-s2 to mlp128-s3 the barrier .* matched by activations")).wait_for()
-        page.mouse.click(*page.evaluate(CELL, ["connectivity-after", 2, 1]))
-        page.get_by_text(re.compile("^From mlp128-s4 to mlp128-s3 the barrier")).wait_for()
-        choose(page, "To B", "mlp128-s5")
-        page.get_by_text(re.compile("^From mlp128-s4 to mlp128-s5 the barrier")).wait_for()
-        page.get_by_text("Symmetries", exact=True).locator("visible=true").click()
-        assert page.get_by_text(re.compile("^2 groups of units may be exchanged: 10.431.2 ")).is_visible()
-        with page.expect_download() as download:
-            seen(page, "Save B matched to A").click()
-        assert download.value.suggested_filename == "mlp128-s5-matched-to-mlp128-s4.safetensors"
-        page.set_viewport_size({"width": 400, "height": 800})
-        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+def test_paths_between_checkpoints_stream_and_a_cell_leads_to_its_path(page, samples):
+    page.goto(f"{samples}?page=surface")
+    page.get_by_text("No surface yet").wait_for()
+    page.get_by_text("Connectivity", exact=True).first.click()
+    page.get_by_text("No path yet").wait_for()
+    page.get_by_text(re.compile("^12 paths of about .* samples")).wait_for()
+    assert not page.get_by_role("combobox", name="What is called a barrier").is_visible()
+    seen(page, "Compute").click()
+    page.get_by_text(re.compile("of 12 paths · ")).locator("visible=true").first.wait_for()
+    page.get_by_text(re.compile("^12 paths, ")).wait_for(timeout=4 * MS)
+    page.get_by_text(re.compile("^From mlp128-s2 to mlp128-s3 the barrier .* matched by activations")).wait_for()
+    page.mouse.click(*page.evaluate(CELL, ["connectivity-after", 2, 1]))
+    page.get_by_text(re.compile("^From mlp128-s4 to mlp128-s3 the barrier")).wait_for()
+    choose(page, "To B", "mlp128-s5")
+    page.get_by_text(re.compile("^From mlp128-s4 to mlp128-s5 the barrier")).wait_for()
+    page.get_by_text("Symmetries", exact=True).locator("visible=true").click()
+    assert page.get_by_text(re.compile("^2 groups of units may be exchanged: 10.431.2 ")).is_visible()
+    with page.expect_download() as download:
+        seen(page, "Save B matched to A").click()
+    assert download.value.suggested_filename == "mlp128-s5-matched-to-mlp128-s4.safetensors"
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
 def faults(page):
-    """The serious and critical findings of axe-core, once what was asked for is drawn."""
+    """The serious and critical findings of axe-core, once what was asked for is drawn.
+
+    No rule that is on and grave wants the style sheets fetched again, which takes longest (`preload`).
+    """
     page.evaluate(Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run()")["violations"]
+    found = page.evaluate("axe.run({resultTypes: ['violations'], preload: false}).then(found => found.violations)")
     grave = [fault for fault in found if fault["impact"] in ("serious", "critical")]
     return [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in grave]
 
 
-def test_no_page_has_a_serious_fault_of_accessibility(page, tmp_path):
-    with served(tmp_path / "log", "landscape_app.cli", "serve", "--no-show") as address:
-        page.goto(f"{address}?resolution=51&drawn=yes")
-        page.get_by_text("Done", exact=True).wait_for()
-        assert faults(page) == []
-        for name in ("Spectrum", "Trajectory", "Connectivity"):
-            page.get_by_text(name, exact=True).first.click()
-            page.get_by_text(re.compile("^No .* yet$")).locator("visible=true").wait_for()
-            assert faults(page) == [], name
-        page.get_by_text("Checkpoints", exact=True).first.click()
-        page.get_by_role("searchbox").wait_for()
-        assert faults(page) == []
-        for name in ("Jobs", "Results"):
-            page.get_by_text(name, exact=True).first.click()
-            page.get_by_role("table", name=name).get_by_text("done", exact=True).wait_for()
-            assert faults(page) == [], name
-        page.get_by_role("button", name=re.compile("^Details: 1. ")).click()
-        page.get_by_role("checkbox", name=re.compile("^Select 1. ")).check()
-        wait_for(lambda: faults(page) == [], "the opened row to be without faults")
-        page.get_by_role("button", name="Toggle theme").click()
-        wait_for(lambda: faults(page) == [], "the dark page to be without faults")
-        page.get_by_text("Surface", exact=True).first.click()
-        wait_for(lambda: faults(page) == [], "the dark picture to be without faults")
+def test_no_page_has_a_serious_fault_of_accessibility(page, samples):
+    page.goto(f"{samples}?resolution=51&drawn=yes")
+    page.get_by_text("Done", exact=True).wait_for()
+    assert faults(page) == []
+    for name in ("Spectrum", "Trajectory", "Connectivity"):
+        page.get_by_text(name, exact=True).first.click()
+        page.get_by_text(re.compile("^No .* yet$")).locator("visible=true").wait_for()
+        assert faults(page) == [], name
+    page.get_by_text("Checkpoints", exact=True).first.click()
+    page.get_by_role("searchbox").wait_for()
+    assert faults(page) == []
+    for name in ("Jobs", "Results"):
+        page.get_by_text(name, exact=True).first.click()
+        page.get_by_role("table", name=name).get_by_text("done", exact=True).wait_for()
+        assert faults(page) == [], name
+    page.get_by_role("button", name=re.compile("^Details: 1. ")).click()
+    page.get_by_role("checkbox", name=re.compile("^Select 1. ")).check()
+    wait_for(lambda: faults(page) == [], "the opened row to be without faults")
+    page.get_by_role("button", name="Toggle theme").click()
+    wait_for(lambda: faults(page) == [], "the dark page to be without faults")
+    page.get_by_text("Surface", exact=True).first.click()
+    wait_for(lambda: faults(page) == [], "the dark picture to be without faults")

@@ -151,7 +151,15 @@ def test_the_explorer_offers_new_steps_and_the_pages_that_they_make_possible(run
     assert list(state.param.first.objects) == ["step-0", "step-10"]
     assert (state.first, state.seed) == ("step-0", 5)  # what was chosen stays
     assert list(state.spectrum.param.checkpoint.objects) == ["step-0", "step-10"]
-    assert list(explorer._view._names) == ["Surface", "Spectrum", "Trajectory", "Connectivity", "Checkpoints", "Results", "Jobs"]
+    assert list(explorer._view._names) == [
+        "Surface",
+        "Spectrum",
+        "Trajectory",
+        "Connectivity",
+        "Checkpoints",
+        "Results",
+        "Jobs",
+    ]
     assert (state.page, explorer._view.active) == ("results", 5)  # what is looked at stays
     assert state.trajectory.request().checkpoints == ("step-0", "step-10")
     state.trajectory.computed = state.trajectory.request()

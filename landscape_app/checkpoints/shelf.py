@@ -33,13 +33,27 @@ class Shelf(param.Parameterized):
         self._places: dict[str, dict[str, int]] = {}  # of each problem's checkpoints, as they came
         super().__init__(**params)
 
+    def record(self) -> dict[str, Any]:
+        """Labels, colours and pins as plain values, for `restore`."""
+        return {"labels": dict(self.labels), "colours": dict(self.colours), "pins": list(self.pins)}
+
+    def restore(self, record: Mapping[str, Any]) -> None:
+        """Take over what a `record` says; what is no text, or no colour of the palette, is left out."""
+        labels, colours = (_texts(record.get(part)) for part in ("labels", "colours"))
+        pins = [pin for pin in record.get("pins") or () if isinstance(pin, str)]
+        self.param.update(
+            labels={**self.labels, **{key: clean for key, label in labels.items() if (clean := _clean(label))}},
+            colours={**self.colours, **{k: c for k, c in colours.items() if c in CHECKPOINTS.values()}},
+            pins=list(dict.fromkeys([*self.pins, *pins])),
+        )
+
     def key(self, problem: str, name: str) -> str:
         """What a checkpoint is known by: two problems share the one that both read from the same file."""
         return f"{self.project.source(problem, name) or problem}: {name}"
 
     def rename(self, problem: str, name: str, label: str) -> None:
         """Call a checkpoint otherwise; an empty label, or its name, resets it."""
-        label = " ".join("".join(c if c.isprintable() else " " for c in label).split())[:LONGEST].strip()
+        label = _clean(label)
         self.labels = _with(self.labels, self.key(problem, name), "" if label == name else label)
 
     def paint(self, problem: str, name: str, colour: str) -> None:
@@ -131,6 +145,15 @@ def _problem(ds: xr.Dataset) -> str:
     """The problem that a result is of, as a project calls it if a page asked for it."""
     facts = provenance(ds)
     return facts["asked"]["problem"] if isinstance(facts.get("asked"), dict) else facts.get("problem", "")
+
+
+def _clean(label: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in label).split())[:LONGEST].strip()
+
+
+def _texts(value: Any) -> dict[str, str]:
+    given = value if isinstance(value, Mapping) else {}
+    return {key: text for key, text in given.items() if isinstance(key, str) and isinstance(text, str)}
 
 
 def _with(held: Mapping[str, str], key: str, value: str) -> dict[str, str]:

@@ -79,7 +79,7 @@ def row(job: Computation, state: State) -> dict[str, Any]:
     now, entry = job.job, numbered(state.entries, job.entry)
     names = list(checkpoints_of(job.request))
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    said, note = standing(job, entry is not None)
+    said, note = standing(job, entry is not None or job.kind == "checkpoints")
     running = now.state in (JobState.RUNNING, JobState.CANCELLING)
     left = now.eta if running and now.eta is not None else None
     cells = {
