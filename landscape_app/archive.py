@@ -30,7 +30,8 @@ class Held:
     """What a file holds that could be read.
 
     results: (number, result, when it was computed) each. shown: kind of task to the number that it showed. choices:
-    kind to names to texts, as an address has them. shelf: labels, colours and pins of checkpoints. troubles: what could not be read, in words.
+    kind to names to texts, as an address has them. shelf: labels, colours and pins of checkpoints. troubles: what could
+    not be read, in words.
     """
 
     page: str

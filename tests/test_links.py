@@ -92,7 +92,8 @@ def test_each_wrong_value_is_named_and_the_others_are_taken():
     assert "“52” is not on offer for “Points along each axis”, which has 51, 101, 151, 201." in said
     assert all(f"“{value}”" in said for value in ("no", "perhaps", "colour", "plaid", "1000000000"))
     assert opened("page=nowhere")[1] == [
-        "There is no page “nowhere”: the pages are surface, spectrum, trajectory, connectivity, checkpoints, results, jobs."
+        "There is no page “nowhere”: the pages are surface, spectrum, trajectory, connectivity, checkpoints, results, "
+        "jobs."
     ]
     assert PAYLOAD in opened(f"first={PAYLOAD.replace(' ', '%20').replace('=', '%3D')}")[1][0]
 

@@ -17,6 +17,7 @@ from conftest import PAYLOAD, FakeProject, line_result, plane_result
 from analysis import Problem, Project
 from landscape_app import archive, words
 from landscape_app.cache import Cache, stamps_of
+from landscape_app.colours import CHECKPOINTS
 from landscape_app.entries import Entry, checkpoints_of
 from landscape_app.explorer import Explorer
 from landscape_app.jobs import JobState, Runner, Snapshot
@@ -187,6 +188,9 @@ def test_a_saved_session_brings_back_results_and_choices_in_a_new_one(project, r
     state.param.update(seed=9, metric="accuracy", palette="magma")
     state.spectrum.largest = 7
     state.page = "results"
+    state.shelf.rename("small", "m1", "mine")
+    state.shelf.paint("small", "m0", list(CHECKPOINTS.values())[2])
+    state.shelf.pin("small", "m1", True)
     content = archive.packed(state).getvalue()
     here = State(project)
     Session(here, runner)
@@ -201,6 +205,8 @@ def test_a_saved_session_brings_back_results_and_choices_in_a_new_one(project, r
         assert (new.since, new.file) == (entry.since, "mine.zip")
     assert (here.shown, here.page, here.seed, here.metric, here.palette) == (1, "results", 9, "accuracy", "magma")
     assert (here.slice, here.spectrum.largest) == ("random-line", 7)
+    assert here.shelf.record() == state.shelf.record()
+    assert next(iter(here.param.first.names)) == "mine"
 
 
 def rewritten(content, **change):
@@ -227,6 +233,7 @@ def test_what_is_wrong_in_a_session_is_told_and_the_rest_is_opened():
     bad, gone = (index["results"][i]["file"] for i in (0, 1))
     index["choices"]["surface"] |= {"seed": ["-3"], "colour": ["red"], "resolution": ["151"]}
     index["results"].append({"number": 9})
+    index["shelf"] = {"labels": {"a": 3, "b": "\n"}, "colours": {"a": "red; x"}, "pins": [7]}
     changed = rewritten(content, **{bad: b"nothing", gone: None, archive.INDEX: json.dumps(index)})
     state = State(FakeProject())
     Session(state)
@@ -238,6 +245,7 @@ def test_what_is_wrong_in_a_session_is_told_and_the_rest_is_opened():
     assert "“-3” is not on offer for “Seed of the directions”" in details
     assert "The session chooses “colour”, which is not known here." in details
     assert (state.resolution, len(state.entries)) == (151, 1)
+    assert state.shelf.record() == {"labels": {}, "colours": {}, "pins": []}
     assert PAYLOAD not in ResultsPage(state).files.refused.object
 
 
