@@ -54,7 +54,7 @@ class Task(param.Parameterized):
         self._offered: Any = None  # the problem that the choices on offer are of
         self._settled = threading.Condition(lock)
         super().__init__(**params)
-        self.shelf.param.watch(lambda _: self.find(), ["labels", "pins"])
+        self.shelf.param.watch(lambda *_: self.find(), ["labels", "pins"])
 
     @param.depends("problem", watch=True)
     def _offer_of_problem(self) -> None:

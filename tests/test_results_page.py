@@ -431,7 +431,7 @@ def test_jobs_are_listed_while_they_wait_run_and_after(project, runner, monkeypa
 
 
 def test_a_failed_job_says_why_with_details_that_are_text(project, runner, monkeypatch):
-    def steps(request, project):
+    def steps(request, project, **_):
         yield from ()
         raise ValueError(PAYLOAD)
 
