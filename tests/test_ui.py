@@ -482,7 +482,7 @@ def test_no_page_has_a_serious_fault_of_accessibility(page, tmp_path):
             page.get_by_text(name, exact=True).first.click()
             page.get_by_text(re.compile("^No .* yet$")).locator("visible=true").wait_for()
             assert faults(page) == [], name
-        page.get_by_text("Checkpoints", exact=True).first.click()
+        page.locator(".bk-tab", has_text="Checkpoints").click()
         page.get_by_role("searchbox").wait_for()
         assert faults(page) == []
         page.get_by_role("button", name="Toggle theme").click()
