@@ -429,14 +429,14 @@ def test_no_page_has_a_serious_fault_of_accessibility(page, samples):
     page.get_by_text("Done", exact=True).wait_for()
     assert faults(page) == []
     for name in ("Spectrum", "Trajectory", "Connectivity"):
-        page.get_by_text(name, exact=True).first.click()
+        page.locator(".bk-tab", has_text=name).click()
         page.get_by_text(re.compile("^No .* yet$")).locator("visible=true").wait_for()
         assert faults(page) == [], name
-    page.get_by_text("Checkpoints", exact=True).first.click()
+    page.locator(".bk-tab", has_text="Checkpoints").click()
     page.get_by_role("searchbox").wait_for()
     assert faults(page) == []
     for name in ("Jobs", "Results"):
-        page.get_by_text(name, exact=True).first.click()
+        page.locator(".bk-tab", has_text=name).click()
         page.get_by_role("table", name=name).get_by_text("done", exact=True).wait_for()
         assert faults(page) == [], name
     page.get_by_role("button", name=re.compile("^Details: 1. ")).click()
@@ -444,5 +444,5 @@ def test_no_page_has_a_serious_fault_of_accessibility(page, samples):
     wait_for(lambda: faults(page) == [], "the opened row to be without faults")
     page.get_by_role("button", name="Toggle theme").click()
     wait_for(lambda: faults(page) == [], "the dark page to be without faults")
-    page.get_by_text("Surface", exact=True).first.click()
+    page.locator(".bk-tab", has_text="Surface").click()
     wait_for(lambda: faults(page) == [], "the dark picture to be without faults")
