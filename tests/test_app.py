@@ -1026,8 +1026,8 @@ def cancelled(session, monkeypatch):
     """Compute until something is evaluated, wait there, and cancel."""
     real = Request.steps
 
-    def waiting(request, project):
-        for ds in real(request, project):
+    def waiting(request, project, **options):
+        for ds in real(request, project, **options):
             yield ds
             while ds.sizes["sample"] >= 100:
                 time.sleep(0.01)
@@ -1038,6 +1038,7 @@ def cancelled(session, monkeypatch):
         session.state.compute = True
         while session.state.result is None or session.state.result.sizes["sample"] < 100:
             session.poll()
+            assert not session.state.job.state.final, session.state.job.reason
         session.state.cancel = True
         wait(session)
     assert session.state.job.state is JobState.CANCELLED

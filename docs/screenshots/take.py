@@ -86,8 +86,23 @@ def place(page: Page, a: float, b: float) -> tuple[float, float]:
 
 
 def go(page: Page, tab: str) -> None:
-    page.get_by_role("tab", name=tab.title(), exact=True).or_(page.get_by_text(tab.title(), exact=True)).first.click()
+    page.locator(".bk-tab", has_text=tab.title()).click()
     time.sleep(3)
+
+
+def measure(page: Page) -> None:
+    """All checkpoints, one of them pinned, one with a label and a colour of its own."""
+    page.get_by_role("button", name="Measure all").click()
+    page.get_by_text("all fit the model").wait_for(timeout=WAIT)
+    page.get_by_role("button", name="Pin mlp512-s1").click()
+    page.get_by_role("button", name="Rename mlp512-s0").click()
+    page.keyboard.type("first seed")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Colour of first seed").click()
+    page.get_by_role("button", name="Yellow").click()
+    page.get_by_role("checkbox", name="Choose first seed").click()
+    page.mouse.move(2, 2)
+    time.sleep(1)
 
 
 def pages(browser: Browser, address: str) -> None:
@@ -109,6 +124,8 @@ def pages(browser: Browser, address: str) -> None:
     both(page, "line")
     for name in OF_SESSION:
         go(page, name)
+        if name == "checkpoints":
+            measure(page)
         both(page, name)
     page.close()
     for name, query in PAGES.items():

@@ -51,7 +51,7 @@ class ResultsPage:
     def __init__(self, state: State):
         self.state = state
         self._made: dict[int, tuple[Entry, bool, dict[str, Any]]] = {}  # rows, for as long as they are true
-        self._sure = False  # whether Delete was pressed once
+        self._sure: list[int] = []  # numbers of those that Delete was pressed for once
         self.table = Listing(self._act, label="Results", columns=COLUMNS, sort="when", selectable=True, empty=EMPTY)
         self.files = Files(state, title.lower())
         self.compare = _button("Compare", self._compare)
@@ -95,8 +95,8 @@ class ResultsPage:
         """What can be done with what is ticked."""
         chosen = self.chosen
         surfaces = all(entry.kind == self.state.kind for entry in chosen)
-        self._sure = False
-        self.delete.label = "Delete"
+        if self._sure != [entry.number for entry in chosen]:
+            self._sure, self.delete.label = [], "Delete"
         self.compare.disabled = not (surfaces and len(chosen) in (1, 2))
         self.delete.disabled = not any(entry.job.state.final for entry in chosen)
         self.download.disabled = not chosen
@@ -130,12 +130,11 @@ class ResultsPage:
 
     def _delete(self) -> None:
         """Several are asked about once more: nothing brings them back."""
-        numbers = tuple(entry.number for entry in self.chosen)
-        if len(numbers) > 1 and not self._sure:
-            self._sure = True
-            self.delete.label = f"Delete all {len(numbers)} for good"
+        numbers = [entry.number for entry in self.chosen]
+        if len(numbers) > 1 and self._sure != numbers:
+            self._sure, self.delete.label = numbers, f"Delete all {len(numbers)} for good"
             return
-        self.state.remove = numbers
+        self.state.remove = tuple(numbers)
 
     def _file(self) -> io.BytesIO:
         chosen = self.chosen
