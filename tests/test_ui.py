@@ -285,7 +285,7 @@ def test_a_spectrum_streams_is_cancelled_and_an_eigenvalue_leads_to_its_plane_an
     page.goto(f"{samples}?page=surface")
     page.get_by_text("No surface yet").wait_for()
     choose(page, "Model and data", "MLP 3×512 · train")
-    page.get_by_text("Spectrum", exact=True).first.click()
+    page.locator(".bk-tab", has_text="Spectrum").click()
     page.get_by_text("No spectrum yet").wait_for()
     cost = page.get_by_text(re.compile(r"About [\d,]+ to [\d,]+ products .* basis takes at most"))
     cost.locator("visible=true").wait_for()
@@ -365,7 +365,7 @@ def test_a_run_streams_and_a_checkpoint_leads_to_its_spectrum(page, tmp_path):
     with served(tmp_path / "log", "landscape_app.cli", "serve", str(file), "--no-show") as address:
         page.goto(address)
         page.get_by_text("No surface yet").wait_for()
-        page.get_by_text("Trajectory", exact=True).first.click()
+        page.locator(".bk-tab", has_text="Trajectory").click()
         page.get_by_text("No trajectory yet").wait_for()
         page.get_by_text(re.compile("at each of 4 checkpoints.* basis takes at most")).wait_for()
         seen(page, "Compute").click()
@@ -392,7 +392,7 @@ def test_a_run_streams_and_a_checkpoint_leads_to_its_spectrum(page, tmp_path):
 def test_paths_between_checkpoints_stream_and_a_cell_leads_to_its_path(page, samples):
     page.goto(f"{samples}?page=surface")
     page.get_by_text("No surface yet").wait_for()
-    page.get_by_text("Connectivity", exact=True).first.click()
+    page.locator(".bk-tab", has_text="Connectivity").click()
     page.get_by_text("No path yet").wait_for()
     page.get_by_text(re.compile("^12 paths of about .* samples")).wait_for()
     assert not page.get_by_role("combobox", name="What is called a barrier").is_visible()

@@ -45,7 +45,7 @@ def test_results_outlive_a_reload_and_go_to_another_session_as_a_file(page, tmp_
         page.get_by_text(re.compile(r"^Computed at \d\d:\d\d and kept by the server: ")).wait_for()
         page.get_by_label("Seed of the directions").fill("4")
         compute(page, 2)
-        page.get_by_text("Results", exact=True).first.click()
+        page.locator(".bk-tab", has_text="Results").click()
         wait_for(lambda: len(rows(page)) == 2, "both results")
         assert "page=results" in page.url
         assert all(PAYLOAD in row for row in rows(page))
@@ -64,7 +64,7 @@ def test_results_outlive_a_reload_and_go_to_another_session_as_a_file(page, tmp_
 
         (tmp_path / "step1.pt").touch()
         page.get_by_text("outdated (done)").first.wait_for()
-        page.get_by_text("Surface", exact=True).first.click()
+        page.locator(".bk-tab", has_text="Surface").click()
         page.get_by_text("The checkpoint file has changed since; Compute draws it anew.").wait_for()
 
         page.goto(f"{address}?page=results")
@@ -74,7 +74,9 @@ def test_results_outlive_a_reload_and_go_to_another_session_as_a_file(page, tmp_
         page.get_by_role("checkbox", name="Select all").check()
         seen(page, "Compare").click()
         page.get_by_text("Both pictures share one scale").wait_for()
-        page.get_by_text("Results", exact=True).first.click()
+        page.locator(".bk-tab", has_text="Results").click()
+        page.wait_for_url("**page=results**")
+        page.get_by_text("2 ticked").wait_for()
         seen(page, "Delete").click()
         seen(page, "Delete all 2 for good").click()
         page.get_by_text("Nothing yet.").wait_for()
@@ -87,7 +89,7 @@ def test_a_job_is_followed_and_cancelled_on_its_page(page, tmp_path):
         page.get_by_text("2 jobs run at a time").wait_for()
         page.goto(f"{address}?resolution=201&tolerance=0.0&seeds=20&drawn=yes")
         page.get_by_text(re.compile(r"of [\d,]+ evaluations ·")).wait_for()
-        page.get_by_text("Jobs", exact=True).first.click()
+        page.locator(".bk-tab", has_text="Jobs").click()
         page.get_by_text(re.compile(r"^running, \d+ %")).wait_for()
         page.get_by_text(re.compile("^about .* (s|min)")).wait_for()
         cancel = page.get_by_role("button", name="Cancel: 1. Random plane")

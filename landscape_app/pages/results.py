@@ -130,11 +130,12 @@ class ResultsPage:
 
     def _delete(self) -> None:
         """Several are asked about once more: nothing brings them back."""
-        numbers = [entry.number for entry in self.chosen]
-        if len(numbers) > 1 and self._sure != numbers:
-            self._sure, self.delete.label = numbers, f"Delete all {len(numbers)} for good"
-            return
-        self.state.remove = tuple(numbers)
+        with self.state.lock:
+            numbers = [entry.number for entry in self.chosen]
+            if len(numbers) > 1 and self._sure != numbers:
+                self._sure, self.delete.label = numbers, f"Delete all {len(numbers)} for good"
+            else:
+                self.state.remove = tuple(numbers)
 
     def _file(self) -> io.BytesIO:
         chosen = self.chosen
