@@ -71,8 +71,8 @@ def both(page: Page, name: str) -> None:
     """The page in the light and in the dark theme."""
     save(page, name)
     page.get_by_role("button", name="Toggle theme").click()
-    time.sleep(1.5)
     page.mouse.move(2, 2)
+    time.sleep(4)
     save(page, f"{name}-dark")
     page.get_by_role("button", name="Toggle theme").click()
     time.sleep(0.5)
