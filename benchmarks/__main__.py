@@ -3,7 +3,7 @@
 import argparse
 from importlib import import_module
 
-SUITES = ("surface", "pictures", "curvature", "bars", "matching")
+SUITES = ("surface", "pictures", "curvature", "bars", "matching", "browser")
 
 
 def main() -> None:

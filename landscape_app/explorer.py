@@ -13,6 +13,7 @@ from landscape_app import look
 from landscape_app.pages import PAGES
 from landscape_app.session import Session
 from landscape_app.state import State
+from landscape_app.threads import keep_order
 
 TO_THE_TOP = """
 const rise = root => {
@@ -60,6 +61,7 @@ class Explorer(pn.viewable.Viewer):
 
     def __init__(self, problem_or_project: Any, checkpoints: Any = None, **params: Any):
         super().__init__(**params)
+        keep_order()
         project = problem_or_project
         if not isinstance(project, Project):
             project = Project(problem_or_project, checkpoints)

@@ -306,7 +306,6 @@ class Run:
     def _start(self) -> None:
         """Show what was computed before; go on with what was stopped; compute what was not, or is shown already."""
         task = self.task
-        task.settle()
         if task.busy:
             return
         request, project = task.request(), self.session.state.project
@@ -406,7 +405,6 @@ class MeasureRun(Run):
 
     def _start(self) -> None:
         task = self.task
-        task.settle()
         if task.busy:
             return
         self._request = request = task.request()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from operator import is_
 from typing import Any
@@ -13,7 +12,6 @@ from landscape_app.checkpoints.shelf import Shelf
 from landscape_app.entries import Entry, numbered
 from landscape_app.jobs import JobState, Snapshot
 
-SETTLE_SECONDS = 30
 NO_WIDTH = "\u200b"
 
 
@@ -51,19 +49,12 @@ class Task(param.Parameterized):
         self.project, self.lock = project, lock
         self.shelf = Shelf(project) if shelf is None else shelf
         self._dressed: list[tuple[Any, Any]] = []  # results, and as they are shown
-        self._offered: Any = None  # the problem that the choices on offer are of
-        self._settled = threading.Condition(lock)
         super().__init__(**params)
         self.shelf.param.watch(lambda *_: self.find(), ["labels", "pins"])
 
     @param.depends("problem", watch=True)
     def _offer_of_problem(self) -> None:
-        try:
-            self.offer()
-        finally:
-            with self._settled:
-                self._offered = self.problem
-                self._settled.notify_all()
+        self.offer()
 
     def _compare(self) -> None:
         """Find out whether the choices are those that the result was computed for."""
@@ -120,10 +111,6 @@ class Task(param.Parameterized):
             found = self.shelf.dressed(ds, getattr(asked[-1], "problem", None) if asked else None)
             self._dressed = [*self._dressed[-3:], (key, found)]
         return found
-
-    def settle(self) -> None:
-        """Wait, with the lock, until the choices are of the problem: it may be made in another thread just now."""
-        self._settled.wait_for(lambda: self._offered == self.problem, SETTLE_SECONDS)
 
     @property
     def busy(self) -> bool:

@@ -157,9 +157,16 @@ def browser(request, chrome):
     opened.close()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    item.failed = report.failed
+    return report
+
+
 @pytest.fixture
-def page(browser):
-    """A page that must not complain, and must not ask any host but ours for anything."""
+def page(browser, request, tmp_path):
+    """A page that must not complain, nor ask any host but ours for anything. A failed test leaves a picture of it."""
     complaints = []
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     opened = context.new_page()
@@ -168,6 +175,9 @@ def page(browser):
     opened.on("pageerror", lambda error: complaints.append(f"page: {error}"))
     opened.on("request", lambda request: complaints.extend(foreign(request.url)))
     yield opened
+    if request.node.failed:
+        opened.screenshot(path=tmp_path / "failed.png")
+        print(f"{opened.url} looked like {tmp_path / 'failed.png'}")
     context.close()
     assert complaints == []
 

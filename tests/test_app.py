@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-import threading
 import time
 from dataclasses import replace
 from importlib.metadata import packages_distributions
@@ -820,29 +819,6 @@ def test_a_poll_that_meets_a_page_being_taken_apart_is_quiet_and_any_other_fault
     else:
         with pytest.raises(AttributeError):
             run.poll()
-    runner.close()
-
-
-def test_compute_waits_for_the_choices_of_a_problem_that_is_made_in_another_thread():
-    class Slow(dict):
-        def __getitem__(self, name):
-            if name == "letters":
-                made.set()
-                assert go_on.wait(30)
-            return super().__getitem__(name)
-
-    made, go_on, project = threading.Event(), threading.Event(), FakeProject()
-    project.checkpoint_names = lambda problem: (f"{problem} 1", f"{problem} 2")
-    state, runner = State(project), Runner(workers=1)
-    session = Session(state, runner)
-    project.problems = Slow(project.problems)
-    choosing = threading.Thread(target=lambda: setattr(state, "problem", "letters"))
-    choosing.start()
-    assert made.wait(30)
-    threading.Timer(0.2, go_on.set).start()
-    state.compute = True
-    choosing.join(30)
-    assert session.surface._request.checkpoints == ("letters 2",)
     runner.close()
 
 

@@ -225,7 +225,6 @@ def test_a_run_is_looked_at_from_all_sides_compared_and_shown_again(page, sample
     send(page, tmp_path / "saved.nc")
     page.get_by_text("Opened from a file").wait_for()
     (tmp_path / "bad.nc").write_text("nothing")
-    page.wait_for_timeout(3000)  # a file that comes while the other is being drawn was once not heard of
     send(page, tmp_path / "bad.nc")
     page.get_by_role("alert").get_by_text("cannot be read as netCDF").wait_for()
     assert page.get_by_role("button", name="Remove").count() == 2  # each file was opened once
