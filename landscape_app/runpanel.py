@@ -12,7 +12,11 @@ from landscape_app.jobs import JobState
 from landscape_app.task import Task
 from landscape_app.text import text
 
-BUTTON_WIDTH = 148
+BUTTON_WIDTH = 172
+WIDE = BUTTON_WIDTH - 12
+GAP = 4
+HALF = (WIDE - GAP) // 2
+RESTS = (JobState.PAUSING, JobState.PAUSED)
 
 
 class RunPanel:
@@ -23,11 +27,12 @@ class RunPanel:
     ):
         self.state, self.say, self.verb, self.again = state, say, verb, again
         self.compute = _button(verb, "primary", lambda _: setattr(state, "compute", True))
-        self.cancel = _button("Cancel", "default", lambda _: setattr(state, "cancel", True))
+        self.cancel = _button("Cancel", "default", lambda _: setattr(state, "cancel", True), HALF)
+        self.pause = _button("Pause", "default", self._pause, HALF)
         self.headline = look.html()
         self.progress = look.html()
         self.trouble = look.html(visible=False)
-        buttons = pn.Column(self.compute, self.cancel, width=BUTTON_WIDTH, margin=0)
+        buttons = pn.Column(self.compute, pn.Row(self.cancel, self.pause, margin=0), width=BUTTON_WIDTH, margin=0)
         said = look.column(self.headline, self.progress)
         strip = pn.Row(buttons, said, sizing_mode="stretch_width", margin=0, min_height=62)
         self.view = look.column(strip, self.trouble)
@@ -45,7 +50,10 @@ class RunPanel:
         self.compute.label = self.again if state.answered else "Continue" if state.earlier else self.verb
         self.compute.visible = not state.busy
         self.compute.disabled = not state.ready
-        self.cancel.visible = state.busy
+        self.cancel.visible = self.pause.visible = state.busy
+        if state.busy:
+            self.pause.label = "Resume" if state.job.state in RESTS else "Pause"
+            self.pause.disabled = state.job.state is JobState.CANCELLING
         said_of = "Choices changed since" if state.foreign is None else "Not of these choices"
         badge = f'<span class="badge">{said_of}</span>' if state.stale and not state.busy else ""
         self.headline.object = (
@@ -60,6 +68,9 @@ class RunPanel:
         if failed:
             self.trouble.object = look.trouble(said.body, said.details)
 
+    def _pause(self, *_: object) -> None:
+        setattr(self.state, "resume" if self.state.job.state in RESTS else "pause", True)
+
     def _bar(self) -> str:
         job = self.state.job
         if not self.state.busy:
@@ -73,9 +84,11 @@ class RunPanel:
         )
 
 
-def _button(label: str, color: str, does: Callable[[Any], None]) -> pn.widgets.Button:
+def _button(label: str, color: str, does: Callable[[Any], None], width: int = WIDE) -> pn.widgets.Button:
     """A button that sets an event. One bound to it would trigger every watcher of what follows, changed or not."""
-    size = {"width": BUTTON_WIDTH - 12, "margin": (4, 12, 4, 0)}
-    made = pn.widgets.Button(label=label, color=color, stylesheets=[look.STYLE], css_classes=["ls-run"], **size)
+    margin = (4, 12 if width == WIDE else GAP, 4, 0)
+    made = pn.widgets.Button(
+        label=label, color=color, stylesheets=[look.STYLE], css_classes=["ls-run"], width=width, margin=margin
+    )
     made.on_click(does)
     return made

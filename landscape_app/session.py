@@ -253,7 +253,12 @@ class Run:
         self._seen = 0
         self._followed = False  # whether the job's results are shown as they come
         self._timer: Any = None
-        for asked, does in (("compute", self._start), ("cancel", self._cancel)):
+        for asked, does in (
+            ("compute", self._start),
+            ("cancel", partial(self._tell, Job.cancel)),
+            ("pause", partial(self._tell, Job.pause)),
+            ("resume", partial(self._tell, Job.resume)),
+        ):
             task.param.watch(partial(session.do, does), asked)
 
     def poll(self) -> None:
@@ -349,9 +354,9 @@ class Run:
         self._listed = replace(listed, job=now, entry=self.number if kept else 0)
         self.session.note(self._listed)
 
-    def _cancel(self) -> None:
+    def _tell(self, does: Callable[[Job], None]) -> None:
         if self.job is not None:
-            self.job.cancel()
+            does(self.job)
             self.poll()
 
     def _stop_polling(self) -> None:

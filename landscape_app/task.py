@@ -30,6 +30,8 @@ class Task(param.Parameterized):
 
     compute = param.Event(label="Compute")
     cancel = param.Event(label="Cancel")
+    pause = param.Event(label="Pause")
+    resume = param.Event(label="Resume")
 
     entries = param.Parameter(default=(), doc="Every result of the session, an Entry each, the oldest first.")
     shown = param.Integer(default=0, doc="Number of the entry that `result` is of, 0 for none.")
@@ -114,7 +116,7 @@ class Task(param.Parameterized):
 
     @property
     def busy(self) -> bool:
-        """Whether a job is queued, running or being cancelled."""
+        """Whether a job is queued, running, paused or being cancelled."""
         return isinstance(self.job, Snapshot) and not self.job.state.final
 
     @property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ def standing(
     if job.state in (JobState.DONE, JobState.CANCELLED):
         return recalled(task.entry, ended(job)) if task.recalled and task.entry else ended(job)
     says = {JobState.QUEUED: queued, JobState.RUNNING: running, JobState.CANCELLING: cancelling}
+    says |= {JobState.PAUSING: pausing, JobState.PAUSED: partial(paused, running)}
     return says.get(job.state, failed)(job)
 
 
@@ -141,6 +143,16 @@ def left(eta: float) -> str:
 
 def cancelling(job: Snapshot) -> Message:
     return Message("busy", "Stopping", "The step that is being computed finishes first.")
+
+
+def pausing(job: Snapshot) -> Message:
+    return Message("busy", "Pausing", "The step that is being computed finishes first.")
+
+
+def paused(running: Callable[[Snapshot], Message], job: Snapshot) -> Message:
+    """How far it was, and no time left: nothing runs."""
+    far = running(replace(job, eta=None)).body if job.result is not None else "Nothing has been computed yet."
+    return Message("warn", "Paused", far)
 
 
 def _cancelled(job: Snapshot) -> Message:

@@ -515,12 +515,17 @@ def test_one_button_at_a_time():
     panel = RunPanel(state, words.message)
     assert (panel.compute.visible, panel.cancel.visible) == (True, False)
     asked = []
-    state.param.watch(lambda event: asked.append(event.name), ["compute", "cancel"])
+    state.param.watch(lambda event: asked.append(event.name), ["compute", "cancel", "pause", "resume"])
     panel.compute.clicks += 1
     state.job = Snapshot(JobState.RUNNING)
     assert (panel.compute.visible, panel.cancel.visible) == (False, True)
     panel.cancel.clicks += 1
-    assert asked == ["compute", "cancel"]
+    panel.pause.clicks += 1
+    state.job = Snapshot(JobState.PAUSED, plane_result(status="running"), version=1, progress=0.5)
+    assert (panel.pause.label, panel.compute.visible) == ("Resume", False)
+    assert "left" not in panel.progress.object
+    panel.pause.clicks += 1
+    assert asked == ["compute", "cancel", "pause", "resume"]
     assert 'role="progressbar"' in panel.progress.object
     state.job = Snapshot(JobState.RUNNING, plane_result(status="running"), version=1, progress=0.5)
     assert 'aria-valuenow="50"' in panel.progress.object
@@ -788,6 +793,34 @@ def test_the_same_checkpoint_twice_is_an_error_in_words(project):
     wait(explorer.session)
     assert explorer.state.job.state is JobState.FAILED
     assert "different checkpoints" in explorer.state.job.reason
+
+
+def test_a_pause_keeps_what_there_is_and_the_whole_is_as_without_one(project, monkeypatch):
+    state, runner = State(project), Runner(workers=1)
+    session = Session(state, runner)
+    state.param.update(resolution=51, tolerance=0.0)
+    real = Request.steps
+    slow = lambda *args, **kept: (ds for ds in real(*args, **kept) if time.sleep(0.05) is None)  # noqa: E731
+    monkeypatch.setattr(Request, "steps", slow)
+    state.compute = True
+    while state.result is None:
+        session.poll()
+    state.pause = True
+    while state.job.state is JobState.PAUSING:
+        session.poll()
+    assert state.job.state is JobState.PAUSED
+    held = state.result
+    time.sleep(0.2)
+    session.poll()
+    assert state.result is held
+    state.resume = True
+    wait(session)
+    paused = state.result
+    state.param.update(compute=True)  # what is answered is computed anew
+    wait(session)
+    assert state.result is not paused
+    np.testing.assert_allclose(state.result.loss.values, paused.loss.values, rtol=1e-6)
+    runner.close()
 
 
 def test_a_second_compute_while_one_runs_is_ignored_and_cancel_stops_it(project):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -174,6 +175,139 @@ def test_closing_the_runner_cancels_what_runs_and_what_waits():
     assert [job.wait(WAIT).state for job in jobs] == [JobState.CANCELLED] * 2
     with pytest.raises(RuntimeError):
         runner.submit(first)
+
+
+def reach(job, state):
+    deadline = time.monotonic() + WAIT
+    while job.snapshot().state is not state:
+        assert time.monotonic() < deadline, job.snapshot()
+        time.sleep(0.002)
+
+
+def test_a_paused_job_lets_another_one_run_and_goes_on_in_its_own_thread(runner):
+    threads, gate = [], Gate()
+
+    def steps():
+        for step in gate():
+            threads.append(threading.current_thread())
+            yield step
+
+    job = runner.submit(steps)
+    assert gate.started.wait(WAIT)
+    job.pause()
+    assert job.snapshot().state is JobState.PAUSING
+    gate.let.release()
+    reach(job, JobState.PAUSED)
+    assert job.snapshot().result.value == 0
+    assert runner.submit(lambda: iter_of(result("other"))).wait(WAIT).result.value == "other"
+    before = job.snapshot().elapsed
+    time.sleep(0.1)
+    assert job.snapshot().elapsed == before
+    gate.let.release(2)
+    job.resume()
+    now = job.wait(WAIT)
+    assert (now.state, now.result.value, now.version) == (JobState.DONE, 2, 3)
+    assert now.elapsed < before + 0.1
+    assert len(set(threads)) == 1
+
+
+def iter_of(*results):
+    yield from results
+
+
+def test_what_goes_on_waits_for_its_turn(runner):
+    first, second = Gate(2), Gate(1)
+    job = runner.submit(first)
+    assert first.started.wait(WAIT)
+    job.pause()
+    first.let.release()
+    reach(job, JobState.PAUSED)
+    other = runner.submit(second)
+    assert second.started.wait(WAIT)
+    job.resume()
+    assert job.snapshot().state is JobState.QUEUED
+    second.let.release()
+    first.let.release()
+    assert (other.wait(WAIT).state, job.wait(WAIT).state) == (JobState.DONE, JobState.DONE)
+
+
+def test_a_job_that_is_paused_before_its_turn_keeps_its_place_and_is_overtaken(runner):
+    first, order = Gate(1), []
+    running = runner.submit(first)
+    paused, behind = (runner.submit(lambda name=name: iter_of(order.append(name))) for name in ("paused", "behind"))
+    paused.pause()
+    assert paused.snapshot().state is JobState.PAUSED
+    first.let.release()
+    assert running.wait(WAIT).state is JobState.DONE
+    assert behind.wait(WAIT).state is JobState.DONE
+    assert order == ["behind"]
+    paused.resume()
+    assert paused.wait(WAIT).state is JobState.DONE
+    assert order == ["behind", "paused"]
+
+
+def test_a_pause_is_taken_back_before_the_step_has_ended(runner):
+    gate = Gate(2)
+    job = runner.submit(gate)
+    assert gate.started.wait(WAIT)
+    job.pause()
+    job.resume()
+    assert job.snapshot().state is JobState.RUNNING
+    gate.let.release(2)
+    assert job.wait(WAIT).version == 2
+
+
+def test_a_paused_job_is_cancelled_and_keeps_what_there_was(runner):
+    gate = Gate()
+    job = runner.submit(gate)
+    assert gate.started.wait(WAIT)
+    job.pause()
+    gate.let.release()
+    reach(job, JobState.PAUSED)
+    job.cancel()
+    now = job.wait(WAIT)
+    assert (now.state, now.result.value) == (JobState.CANCELLED, 0)
+    assert gate.closed_in
+    job.pause()
+    job.resume()
+    assert job.snapshot().state is JobState.CANCELLED
+
+
+def test_the_time_left_after_a_pause_is_estimated_from_the_time_at_work(runner):
+    let = threading.Semaphore(0)
+
+    def steps():
+        for share in (0.25, 0.5, 0.75):
+            let.acquire(timeout=WAIT)
+            yield result(0, progress=share, eta_s=1000.0)
+
+    job = runner.submit(steps)
+    job.pause()
+    let.release()
+    reach(job, JobState.PAUSED)
+    job.resume()
+    let.release()
+    while job.snapshot().version < 2:
+        time.sleep(0.002)
+    now = job.snapshot()
+    assert now.eta == pytest.approx(now.elapsed, rel=1e-6)
+    let.release()
+    job.wait(WAIT)
+
+
+def test_a_process_ends_though_a_job_is_paused():
+    code = """
+import threading
+from landscape_app.jobs import JobState, Runner
+def steps():
+    while True:
+        yield None
+job = Runner(workers=1).submit(steps)
+job.pause()
+while job.snapshot().state is not JobState.PAUSED:
+    pass
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
 def test_jobs_need_no_user_interface():

@@ -403,14 +403,20 @@ def test_jobs_are_listed_while_they_wait_run_and_after(project, runner, monkeypa
     until(session, lambda: page.table.rows[0]["cells"]["state"]["text"].startswith("running"))
     first, second = page.table.rows
     assert first["cells"]["what"] == {"text": "1. Random line", "note": "m0"}
-    assert first["actions"] == [{"does": "cancel", "label": "Cancel"}]
+    assert [action["label"] for action in first["actions"]] == ["Cancel", "Pause"]
     assert second["cells"]["what"]["text"] == "2. Hessian spectrum"
     assert second["cells"]["state"] == {"text": "queued", "note": "waits behind other computations", "tone": "busy"}
     gate.let.release(2)
     until(session, lambda: state.entries and page.table.rows[0]["cells"]["took"]["sort"] > 0)
-    assert page.table.rows[0]["actions"] == [
-        {"does": "cancel", "label": "Cancel"}, {"does": "show", "label": "Show result"}
-    ]  # fmt: skip
+    labels = [[action["label"] for action in row["actions"]] for row in page.table.rows]
+    assert labels == [["Cancel", "Pause", "Show result"], ["Cancel", "Pause"]]
+    page.table._handle_msg({"does": "pause", "id": 2})
+    assert page.table.rows[1]["cells"]["state"] == {"text": "paused, 0 %", "note": "", "tone": "warn", "share": 0}
+    page.table._handle_msg({"does": "resume", "id": 2})
+    assert page.table.rows[1]["cells"]["state"]["text"] == "queued"
+    page.table._handle_msg({"does": "pause", "id": 1})
+    assert page.table.rows[0]["cells"]["state"]["text"] == "pausing"
+    page.table._handle_msg({"does": "resume", "id": 1})
     page.table._handle_msg({"does": "cancel", "id": 1})
     assert page.table.rows[0]["cells"]["state"]["text"] == "stopping"
     gate.let.release(9)

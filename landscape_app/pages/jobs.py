@@ -27,7 +27,14 @@ COLUMNS = [
     {"name": "left", "label": "Left", "kind": "brief"},
     {"name": "since", "label": "Asked for", "kind": "brief"},
 ]
-TONES = {JobState.DONE: "good", JobState.CANCELLED: "warn", JobState.FAILED: "bad"}
+TONES = {JobState.DONE: "good", JobState.PAUSED: "warn", JobState.CANCELLED: "warn", JobState.FAILED: "bad"}
+UNDER_WAY = (JobState.RUNNING, JobState.PAUSING, JobState.PAUSED, JobState.CANCELLING)
+OFFERED = {
+    JobState.QUEUED: ("cancel", "pause"),
+    JobState.RUNNING: ("cancel", "pause"),
+    JobState.PAUSING: ("cancel", "resume"),
+    JobState.PAUSED: ("cancel", "resume"),
+}
 MOST_NAMED = 4
 EMPTY = "No job yet. What you compute on any page is listed here, while it runs and after."
 
@@ -58,8 +65,8 @@ class JobsPage:
             job = next((one for one in self.state.computations if one.number == number), None)
             if job is None:
                 return
-            if does == "cancel" and not job.job.state.final:
-                self.state.tasks[job.kind].cancel = True  # a task has one job at a time
+            if does in ("cancel", "pause", "resume") and not job.job.state.final:
+                setattr(self.state.tasks[job.kind], does, True)  # a task has one job at a time
             elif does == "show":
                 self.state.show = job.entry
             elif does == "detail":
@@ -80,8 +87,8 @@ def row(job: Computation, state: State) -> dict[str, Any]:
     names = list(checkpoints_of(job.request))
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     said, note = standing(job, entry is not None or job.kind == "checkpoints")
-    running = now.state in (JobState.RUNNING, JobState.CANCELLING)
-    left = now.eta if running and now.eta is not None else None
+    under_way = now.state in UNDER_WAY
+    left = now.eta if under_way and now.state is not JobState.PAUSED else None
     cells = {
         "what": {"text": f"{job.number}. {asked(job)}", "note": ", ".join(names[:MOST_NAMED]) + more},
         "problem": {"text": "" if job.request is None else str(job.request.problem)},
@@ -89,7 +96,7 @@ def row(job: Computation, state: State) -> dict[str, Any]:
             "text": said,
             "note": note,
             "tone": "good" if job.cached else TONES.get(now.state, "busy"),
-            **({"share": round(100 * now.progress)} if running else {}),
+            **({"share": round(100 * now.progress)} if under_way else {}),
         },
         "took": {
             "text": "—" if job.cached or not now.elapsed else duration(now.elapsed),
@@ -98,7 +105,7 @@ def row(job: Computation, state: State) -> dict[str, Any]:
         "left": {"text": "—" if left is None else f"about {duration(left)}", "sort": -1 if left is None else left},
         "since": {"text": at(job.since), "sort": job.since.timestamp()},
     }
-    actions = [{"does": "cancel", "label": "Cancel"}] if now.state in (JobState.QUEUED, JobState.RUNNING) else []
+    actions = [{"does": does, "label": does.title()} for does in OFFERED.get(now.state, ())]
     actions += [{"does": "show", "label": "Show result"}] if entry is not None else []
     actions += [{"does": "detail", "label": "Details"}] if now.details else []
     return {"id": job.number, "cells": cells, "actions": actions}
@@ -113,8 +120,10 @@ def standing(job: Computation, kept: bool) -> tuple[str, str]:
         return "queued", "waits behind other computations"
     if now.state is JobState.CANCELLING:
         return "stopping", "the step that is being computed finishes first"
-    if now.state is JobState.RUNNING:
-        return f"running, {round(100 * now.progress)} %", ""
+    if now.state is JobState.PAUSING:
+        return "pausing", "the step that is being computed finishes first"
+    if now.state in (JobState.RUNNING, JobState.PAUSED):
+        return f"{now.state}, {round(100 * now.progress)} %", ""
     part = "what there was is kept" if kept else "nothing is kept"
     if now.state is JobState.CANCELLED:
         return "cancelled", part

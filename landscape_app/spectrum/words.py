@@ -78,8 +78,8 @@ def _running(job: Snapshot) -> Message:
     settled = f"{int(last.converged.sum())} of {len(last.values)} eigenvalues converged"
     known = f"{ds.attrs['products']:,} products · {settled}"
     place = f"{len(parts)} of {ds.attrs['parts']}: {last.label} · " if ds.attrs["parts"] > 1 else ""
-    eta = float(ds.attrs.get("eta_s", np.nan))
-    rest = f" · {left(eta)}" if np.isfinite(eta) else ""
+    told = np.isfinite(float(ds.attrs.get("eta_s", np.nan)))
+    rest = f" · {left(job.eta)}" if told and job.eta is not None else ""
     title = "Sampling the density" if last.density_known else "Finding eigenvalues"
     if not last.density_known and last.converged.all() and len(last.values):
         title = "Looking for missed ones"
