@@ -147,7 +147,7 @@ def _together(problem: Problem, seeds: tuple[int, ...], results: list[xr.Dataset
         "evaluations": sum(counts),
         "planned_evaluations": sum(counts) if status != "running" else planned,
         "elapsed_s": elapsed,
-        "eta_s": last.attrs["eta_s"] + waiting * elapsed / max(progress * n, 0.01) if status != "running" else 0.0,
+        "eta_s": (planned - sum(counts)) * elapsed / max(sum(counts), 1) if status == "running" else 0.0,
         "interpolation_error": max(errors) if np.isfinite(errors).all() else np.nan,
         "provenance": json.dumps(facts),
     }

@@ -54,8 +54,9 @@ def surface(
     I, section II.4); a third where the samples surprised the grid before, as kinks do; the others are Halton points,
     for what the nested grids miss together. Unchecked places are taken to err in proportion to the difference of the
     splines; where larger errors than it foretells are found, anywhere. No error counts as less than a rounding.
-    Before the checks the largest disagreement of the newest level with the one before is stated.
-    What is narrower than half the spacing and lower than about a twentieth of the range can slip through.
+    One more check is at the lowest place of the picture, where an error is largest on the log scale. Before the checks
+    the largest disagreement of the newest level with the one before is stated. What is narrower than about half the
+    spacing of the samples can slip through whatever its height, a small region of NaN too: no sample has seen it.
 
     extent: (low, high) of each axis, in units of the axes. Default: `subspace.default_extent()`.
     resolution: points of the picture along each axis, one number or one an axis.
@@ -157,6 +158,7 @@ class _Surface:
             yield from self._check(level, finer, new, predicted)
             if new.all():
                 yield from self._scatter(level)
+            yield from self._sound(level)
             self._recheck(level, finer)
             if new.all():
                 yield from self._look_about(level, finer, predicted)
@@ -290,8 +292,26 @@ class _Surface:
             yield self._dataset(level, self.planned, "running")
         self.scattered = points, found
 
+    def _sound(self, level: SampleGrid) -> Iterator[xr.Dataset]:
+        """Evaluate the deepest place of a level's picture too: the least loss errs most on the logarithmic scale."""
+        samples, method = level.rows["loss"][0], self.drawing.methods["loss"]
+        if method.log or not samples.min() > 0:
+            return
+        depth = method(level.nodes, samples, self.picture.nodes)
+        here, there = self.drawing.shared(level)
+        depth[here] = np.where(level.known[there], np.inf, depth[here])
+        deepest = np.unravel_index(depth.argmin(), depth.shape)
+        point = np.array([[nodes[i] for nodes, i in zip(self.picture.nodes, deepest, strict=True)]])
+        points, known = self.scattered
+        if (points == point).all(1).any():
+            return
+        for _, rows in self._look(point):
+            found = {n: (np.append(m, rows[n][0], 0), np.append(e, rows[n][1], 0)) for n, (m, e) in known.items()}
+            self.scattered = np.append(points, point, 0), found
+            yield self._dataset(level, self.planned, "running")
+
     def _recheck(self, level: SampleGrid, finer: SampleGrid) -> None:
-        """Raise the errors about the Halton points to what a level misses there."""
+        """Raise the errors about the Halton points, and those like them, to what a level misses there."""
         points, found = self.scattered
         places, missed = (np.arange(len(points)),) * len(self.extent), {}
         for name, method in self.drawing.methods.items():
