@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import LandscapeError
+from .randomness import valid_seed
 from .weights import Entry, Weights
 
 KINDS = ("weight", "bias", "norm")
@@ -39,10 +40,11 @@ def random_directions(
     """
     if normalisation not in NORMALISATIONS:
         raise LandscapeError(f"normalisation is {normalisation!r}; accepted are {list(NORMALISATIONS)}.")
+    include = [include] if isinstance(include, str) else include
     if not include or set(include) - set(KINDS):
         raise LandscapeError(f"include is {sorted(include)}; accepted are some of {list(KINDS)}.")
     chosen = matching(weights, layers)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(valid_seed(seed))
     parts: list[dict[str, Tensor]] = [{} for _ in range(count)]
     for name, tensor in weights.items():
         entry = weights.structure.entries[name]

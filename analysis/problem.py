@@ -20,6 +20,7 @@ from .errors import ProblemError
 from .measures import Measure, target_of
 from .precision import TF32_EPS
 from .provenance import code_digest
+from .randomness import valid_seed
 from .reading import CheckpointFile
 from .replica import Replica, tracked_norms
 from .trial import Conduct, try_out
@@ -48,12 +49,12 @@ class Problem:
     batchnorm: "recalibrated" (default where there are running statistics: re-estimated at every point on
         `calibration`), "frozen" (the checkpoint's) or "batch" (those of each batch).
     calibration: data for "recalibrated"; default: the evaluation data. At most 512 samples are used, of tensors and
-        Datasets a random subset (seed 0), in batches of `batch_size` whose statistics are averaged. Gradients and
-        products hold them.
+        Datasets a random subset (seed 0), in equal batches of at most `batch_size`, whose statistics are averaged.
+        Gradients and products hold them.
     also: more data sets by name, evaluated in the same pass: {"train": data} adds the metrics loss_train ...
     batch_size: how tensors and Datasets are batched; it matters for BatchNorm ("batch", and slightly for
         "recalibrated") and for a loss that is no mean over samples.
-    samples: evaluate on so many samples only (a random subset, seed 0, where the data allow it).
+    samples: evaluate on so many samples of each data set at most (a random subset, seed 0, where the data allow it).
     seed: allows layers that draw random numbers, with this seed at each evaluation. While an evaluation runs the
         global generators are in use, and restored after it: other threads must not draw from them meanwhile.
     dtype, device: of the arithmetic; sums over the data are float64. Data that fill more than half of the
@@ -94,7 +95,8 @@ class Problem:
         for function in (loss, *(metrics.values() if isinstance(metrics, Mapping) else ())):
             _refuse_closure(function, model)
         self.name = name or type(model).__name__
-        self.dtype, self.device, self.seed = dtype, _available(device), seed
+        self.dtype, self.device = dtype, _available(device)
+        self.seed = None if seed is None else valid_seed(seed)
         self.tf32 = tf32 and self.device.type == "cuda" and dtype == torch.float32
         self.structure = Structure.of(model)
         self.code_digest = code_digest(model, loss, metrics)
@@ -104,7 +106,10 @@ class Problem:
         self.batchnorm_choices = _batchnorm_choices(self.model)
         self.batchnorm = self._choice(batchnorm)
         self.calibration = self._calibration(calibration)
-        own = {_valid_name(name): freeze(part, batch_size=batch_size) for name, part in (also or {}).items()}
+        own = {
+            _valid_name(name): freeze(part, batch_size=batch_size, samples=samples)
+            for name, part in (also or {}).items()
+        }
         self.also = {name: part.to(self.device, dtype) for name, part in own.items()}
         self._asked = loss, metrics, reduction
         self.measures = self._measured()
@@ -239,7 +244,8 @@ class Problem:
             "data": {"samples": self.n, "sha256": self.data.digest, "largest_batch": max(self.data.sizes)},
             "also": {name: {"samples": part.n, "sha256": part.digest} for name, part in self.also.items()},
             "batchnorm": self.batchnorm,
-            "calibration": {"samples": calibrated.n, "sha256": calibrated.digest} if calibrated else None,
+            "calibration": calibrated
+            and {"samples": calibrated.n, "batches": len(calibrated.sizes), "sha256": calibrated.digest},
             "dtype": str(self.dtype).removeprefix("torch.") + (", TF32 products" if self.tf32 else ""),
             "device": str(self.device),
             "stochastic_seed": self.seed,

@@ -10,7 +10,16 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from .errors import LandscapeError
+
 _GENERATORS = threading.RLock()
+
+
+def valid_seed(seed: object) -> int:
+    """Raises LandscapeError for what is no whole number of at least 0."""
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
+        raise LandscapeError(f"seed is {seed!r}; expected a whole number of at least 0.")
+    return int(seed)
 
 
 @contextmanager

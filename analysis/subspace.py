@@ -156,7 +156,7 @@ class Subspace:
         """
         options: dict[str, Any] = {
             "normalisation": normalisation,
-            "include": sorted(include),
+            "include": sorted([include] if isinstance(include, str) else include),
             "layers": layers if layers is None or isinstance(layers, str) else list(layers),
             "frozen": frozen,
         }
@@ -180,7 +180,12 @@ class Subspace:
         _refuse_unread(checkpoint)
         given = list(directions)
         names = [*labels, *(f"direction {i}" for i in range(len(labels) + 1, len(given) + 1))]
-        for _ in range(len(cls.names) - len(given)):
+        if len(given) < len(cls.names):
+            if all(entry.frozen for entry in checkpoint.weights.structure.entries.values()):
+                raise LandscapeError(
+                    "The second axis of the plane would be random, and every parameter is frozen: give a second "
+                    "direction, draw a Line, or set requires_grad of what may move."
+                )
             given += random_directions(checkpoint.weights, 1, seed=0)
             names.append("random direction")
         axes = [_axis(v, checkpoint, name, units) for v, name in zip(_orthonormal(given, names), names, strict=True)]

@@ -25,7 +25,7 @@ from .subspace import Extent, Subspace
 
 COARSEST_CELLS = {1: 8, 2: 16}
 CHECKS = {1: 9, 2: 30}  # points off the grid at which the first level that may count as converged is checked
-SAFETY = 2.5  # so many times the largest error found by checks is stated; see benchmarks/results/pictures-cpu.jsonl
+SAFETY = 2.5  # so many times the largest error found by checks is stated; see `python -m benchmarks pictures`
 UNFORETOLD = 1.5  # times an error that no difference of splines foretold, errors may be anywhere
 SURE_LEVEL = 2  # nothing counts as converged before it: 33 nodes of a line, 17 x 17 of a plane
 

@@ -175,6 +175,11 @@ def _of_curvature(commands: Any, name: str, run: Callable, words: str) -> argpar
 
 
 def _surface(options: argparse.Namespace) -> int:
+    if not 0 < options.tolerance < 1:
+        raise LandscapeError(
+            f"--tolerance is {options.tolerance:g}; expected a fraction of the range between 0 and 1. "
+            "--dense evaluates each point and interpolates nothing."
+        )
     project, problem = opened(options.project)
     kind = _slice(options.plane, options.checkpoint)
     request = Request(
@@ -360,6 +365,8 @@ def _slice(plane: str, checkpoints: Sequence[str]) -> str:
 
 def _seeds(named: Sequence[int], count: int | None) -> tuple[int, ...]:
     """The seeds of a result over several of them; none where there is only one."""
+    if len(set(named)) < len(named):
+        raise LandscapeError(f"--seed names {', '.join(map(str, named))}; a seed counts once.")
     if count is None:
         return tuple(named) if len(named) > 1 else ()
     if count < 2 or len(named) > 1:

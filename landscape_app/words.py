@@ -390,7 +390,7 @@ def provenance_rows(facts: dict[str, Any], depth: int = 0) -> list[tuple[int, st
             for i, item in enumerate(value, 1):
                 rows += [(depth, f"{ONE_OF.get(what, what)} {i}", ""), *provenance_rows(item, depth + 1)]
         else:
-            rows.append((depth, what, _plain(value)))
+            rows.append((depth, what, "all" if key == "layers" and value is None else _plain(value)))
     return rows
 
 

@@ -466,6 +466,10 @@ def test_help_needs_no_server_and_no_model():
         (["surface", "{project}", "--out", "."], "give the name of a netCDF file"),
         (["surface", "{project}", "--out", "s.png"], "give the name of a netCDF file"),
         (["surface", "{project}", "--out", "s.nc", "--chekpoint", "x"], "usage: landscape surface"),
+        (["surface", "{project}", "--out", "s.nc", "--tolerance", "0"], "--tolerance is 0; expected a fraction"),
+        (["surface", "{project}", "--out", "s.nc", "--tolerance", "-1"], "--tolerance is -1; expected a fraction"),
+        (["surface", "{project}", "--out", "s.nc", "--seed", "2", "2"], "a seed counts once"),
+        (["surface", "{project}", "--out", "s.nc", "--seed", "-1"], "seed is -1; expected a whole number"),
     ],
 )
 def test_what_the_command_line_refuses_before_it_computes(capsys, project, words, message):

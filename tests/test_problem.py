@@ -11,7 +11,7 @@ from models import ConvBN, Tied, classification, linear_regression, mlp, mlp_pro
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from analysis import DataError, Problem, ProblemError
+from analysis import DataError, LandscapeError, Problem, ProblemError
 
 X, Y = classification()
 
@@ -368,6 +368,13 @@ def test_the_digest_is_of_the_data():
     changed = X.clone()
     changed[3, 2] += 1e-3
     assert Problem(mlp(), "cross_entropy", (changed, Y)).data.digest != mlp_problem().data.digest
+
+
+def test_samples_are_those_of_each_data_set():
+    problem = Problem(mlp(), "cross_entropy", (X, Y), also={"train": (X, Y)}, samples=20)
+    assert (problem.n, problem.also["train"].n) == (20, 20)
+    with pytest.raises(LandscapeError, match="seed is -1"):
+        Problem(mlp(), "cross_entropy", (X, Y), seed=-1)
 
 
 def test_a_number_of_samples():

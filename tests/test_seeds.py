@@ -104,6 +104,9 @@ def test_results_on_the_way_are_valid_and_a_cancel_keeps_them(tmp_path):
         assert bool(np.isnan(ds.loss_mean).all()) == (finished == 0)
         assert bool(np.isnan(ds.loss_std).all()) == (finished < 2)
         progress.append(ds.attrs["progress"])
+        done, rest = ds.attrs["evaluations"], ds.attrs["planned_evaluations"] - ds.attrs["evaluations"]
+        assert rest > 0
+        assert ds.attrs["eta_s"] == pytest.approx(ds.attrs["elapsed_s"] * rest / done)
         seen.append((ds, ds.copy(deep=True)))
         if finished == 2:
             break

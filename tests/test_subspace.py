@@ -404,6 +404,24 @@ def test_options_that_do_not_fit_are_refused():
         Plane.through(made[0], made[1], Checkpoint(half, {}, "beyond"), centre="min-norm", basis="affine")
 
 
+def test_a_kind_may_be_named_alone_and_seeds_are_checked():
+    made, _ = triple()
+    alone = Plane.random(made[0], include="weight")
+    assert alone.provenance() == Plane.random(made[0], include=("weight",)).provenance()
+    for seed in (-1, 1.5, None, True):
+        with pytest.raises(LandscapeError, match=f"seed is {seed}; expected a whole number of at least 0"):
+            Line.random(made[0], seed=seed)
+
+
+def test_a_plane_of_a_frozen_model_needs_two_directions():
+    net, x, y = trained_conv_bn()
+    frozen = Problem(net.requires_grad_(False), "cross_entropy", (x, y)).checkpoint()
+    direction = frozen.weights
+    with pytest.raises(LandscapeError, match="every parameter is frozen: give a second direction"):
+        Plane.along(frozen, direction)
+    assert Line.along(frozen, direction).axes
+
+
 def test_buffers_are_those_of_the_first_about_any_centre():
     made = [checkpoint(ConvBN(), str(i)) for i in range(3)]
     made[0].buffers["bn.running_mean"].fill_(3.0)

@@ -248,7 +248,7 @@ def bowl(seed):
 @pytest.mark.parametrize("base", [bowl, kinked])
 @pytest.mark.parametrize("seed", range(20))
 def test_a_bump_of_width_005_is_resolved_or_declared(seed, base):
-    """Its width is the standard deviation of a Gaussian; a seventh to several times as high as the range of the base."""
+    """Its width is the standard deviation of a Gaussian; from a seventh of the range of the base on."""
     g = np.random.default_rng(seed)
     centre, height = g.uniform(-1, 1, 2), 10 ** g.uniform(-0.7, 1)
     flat = base(seed)

@@ -133,6 +133,9 @@ def test_a_project_of_the_users_own_and_a_checkpoint_that_does_not_fit(page, tmp
 
 RANGES = """() => Bokeh.documents.flatMap(doc => [...doc._all_models.values()])
   .filter(model => model.name === "plane").map(plot => [plot.x_range.start, plot.x_range.end])"""
+SLICES = """() => Bokeh.documents.flatMap(doc => [...doc._all_models.values()])
+  .filter(model => /^slice-[ab]$/.test(model.name) && Bokeh.index.find_one(model)?.is_displayed)
+  .map(plot => Math.max(...plot.renderers.map(drawn => drawn.data_source.data.t?.length ?? 0)))"""
 ZOOM = """() => Bokeh.documents.flatMap(doc => [...doc._all_models.values()])
   .find(model => model.name === "plane").x_range.setv({start: -0.25, end: 0.5})"""
 RELIEFS = """() => {
@@ -180,6 +183,7 @@ def test_a_run_is_looked_at_from_all_sides_compared_and_shown_again(page, sample
     box = page.locator("canvas:visible").first.bounding_box()
     page.mouse.click(box["x"] + 0.35 * box["width"], box["y"] + 0.4 * box["height"])
     page.get_by_text(re.compile(r"^Loss \(cross entropy\) [\d.]+ ± [\d.]+ nats; Accuracy .* at a")).wait_for()
+    wait_for(lambda: page.evaluate(SLICES) == [51, 51], "a slice along each axis")
     before = page.locator("canvas:visible").first.screenshot()
     page.get_by_label("Logarithmic").first.click()
     wait_for(lambda: page.locator("canvas:visible").first.screenshot() != before, "another scale")
@@ -202,7 +206,6 @@ def test_a_run_is_looked_at_from_all_sides_compared_and_shown_again(page, sample
     wait_for(lambda: len(page.evaluate(RANGES)) == 2, "two heat maps")
     page.evaluate(ZOOM)
     wait_for(lambda: page.evaluate(RANGES) == [[-0.25, 0.5]] * 2, "the other picture to zoom too")
-    assert page.get_by_text(re.compile("^Along a, at b")).count() == 0  # it is drawn on a canvas
 
     choose(page, "Slice", "Random plane")
     compute(page, 2)
