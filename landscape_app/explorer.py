@@ -13,6 +13,7 @@ from landscape_app import look
 from landscape_app.pages import PAGES
 from landscape_app.session import Session
 from landscape_app.state import State
+from landscape_app.tabs import TabKeys
 from landscape_app.threads import keep_order
 
 TO_THE_TOP = """
@@ -68,6 +69,7 @@ class Explorer(pn.viewable.Viewer):
         self.state = State(project)
         self.session = Session(self.state)
         self._view = pn.Tabs(margin=0, sizing_mode="stretch_width", stylesheets=[look.STYLE])
+        self._all = look.column(self._view, TabKeys(height=0, margin=0))
         self._pages: list[Any] = []
         self._offer()
         self._build()
@@ -148,4 +150,4 @@ class Explorer(pn.viewable.Viewer):
         self._view.active = self._pages.index(page)
 
     def __panel__(self) -> pn.viewable.Viewable:
-        return self._view
+        return self._all
