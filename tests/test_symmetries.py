@@ -9,7 +9,8 @@ import zoo
 from torch import nn
 
 from analysis import Checkpoint, Problem
-from analysis.connectivity import find_symmetries, rules
+from analysis.connectivity import find_symmetries
+from analysis.connectivity.rules.registry import RULES
 from analysis.errors import SymmetryError
 
 
@@ -88,7 +89,7 @@ def test_parameters_that_the_inputs_do_not_reach_stay():
 
 
 def test_a_wrong_rule_is_an_error_that_names_the_group(monkeypatch):
-    monkeypatch.setitem(rules.RULES, "cumsum", lambda s, a, out: a["self"])
+    monkeypatch.setitem(RULES, "cumsum", lambda s, a, out: a["self"])
     model, inputs, _ = zoo.make("cumulative")
     with pytest.raises(SymmetryError, match=r"a\.weight\[0\]"):
         find_symmetries(model, inputs)

@@ -17,7 +17,9 @@ from torch import Tensor, fx, nn
 from ..weights import Structure
 from .atoms import Relations
 from .labels import Labelled
-from .rules import RULES, Speaker, Unfollowed, elementwise, rigid, unknown
+from .rules.pointwise import elementwise
+from .rules.registry import RULES, Unfollowed, rigid, unknown
+from .rules.speaker import Speaker
 
 STATISTICS = re.compile(r"(^|\.)(running_mean|running_var|_u|_v|weight_u|weight_v)$")
 FILLED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
