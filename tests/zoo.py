@@ -406,6 +406,17 @@ def looked_up():
     return Apply(run, a=nn.Linear(6, 12), table=nn.Embedding(6, 3), b=nn.Linear(12, 3))
 
 
+def in_place():
+    """A forward that writes inputs over some units of a layer."""
+
+    def run(m, x):
+        h = m.a(x)
+        h[:, :4] = x[:, :4]
+        return m.b(F.relu(h))
+
+    return Apply(run, a=nn.Linear(6, 12), b=nn.Linear(12, 3))
+
+
 def softmax_in_groups():
     """A softmax over parts of a layer."""
 
@@ -537,6 +548,7 @@ ZOO = {
     "cumulative": (cumulative, vectors, None),
     "sorting": (sorting, vectors, None),
     "looked up": (looked_up, vectors, None),
+    "in place": (in_place, vectors, None),
     "softmax in groups": (softmax_in_groups, vectors, 0.97),
     "data dependent": (data_dependent, vectors, None),
     "shared block": (shared_block, vectors, 0.98),
