@@ -211,26 +211,26 @@ class _Certifier:
     """Tries the symmetries of one module; what a group was seen to change is remembered."""
 
     def __init__(self, model: nn.Module, inputs: tuple[tuple, dict], seed: int):
-        self.model, self.inputs, self.seed = model, inputs, seed
+        self.model, self.inputs, self.seed = model, inputs, seed  # the model is perturbed where it stands
         self.controls: dict[bytes, float | None] = {}
+
+    @cached_property
+    def perturbed(self) -> nn.Module:
+        return _perturb(self.model, self.seed)
 
     @cached_property
     def double(self) -> _Run:
         """In float64."""
-        model = copy.deepcopy(self.model).double()
-        inputs = map_tensors(self.inputs, lambda t: t.double() if t.is_floating_point() else t)
-        return _Run(model, inputs, _perturbed(model, self.seed), _InDouble)
+        model = copy.deepcopy(self.perturbed).double()
+        return _Run(model, map_tensors(self.inputs, lambda t: t.double() if t.is_floating_point() else t), _InDouble)
 
     @cached_property
     def single(self) -> tuple[_Run, float] | None:
-        """The same weights in float32, and the change that counts there; None for a module that is not for float32."""
-        if any(
-            t.dtype != torch.float32
-            for t in [*self.model.parameters(), *tensors_of(self.inputs)]
-            if t.is_floating_point()
-        ):
+        """In float32, and the change that counts there; None for a module that is not for float32."""
+        tensors = [*self.perturbed.parameters(), *tensors_of(self.inputs)]
+        if any(t.dtype != torch.float32 for t in tensors if t.is_floating_point()):
             return None
-        run = _Run(self.model, self.inputs, {name: t.float() for name, t in self.double.state.items()})
+        run = _Run(self.perturbed, self.inputs)
         rounding = self.double.difference(run.before)
         if not rounding <= 1e-2:  # it overflows, or nearly
             return None
@@ -282,34 +282,45 @@ class _Certifier:
         return f"A symmetry changes the outputs by {change:.2g} of their largest, though no group does so alone."
 
 
-def _perturbed(model: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Add noise to the weights and running statistics of a module, and return them: fresh ones would hide errors."""
+def _perturb(model: nn.Module, seed: int) -> nn.Module:
+    """Add noise to the weights and running statistics of a module: fresh ones (zeros, ones) would hide errors."""
     generator = torch.Generator().manual_seed(seed)
     structure = Structure.of(model)
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    state = {name: parameters[name].detach() for name in structure.entries}
-    for p in state.values():
-        noise = torch.randn(p.shape, generator=generator)  # in float32 four times as fast as in float64
-        p.add_(noise.to(p.device).mul_(0.3 * float(p.std(unbiased=False)) + 0.02))
-    for name, buffer in model.state_dict().items():
-        if STATISTICS.search(name) and buffer.is_floating_point() and name not in state:
+    with torch.no_grad():
+        for name in structure.entries:
+            p = parameters[name]
+            noise = torch.randn(p.shape, generator=generator).to(p)
+            p.add_(noise.mul_(0.3 * p.std(unbiased=False) + 0.02))
+        for name, buffer in _statistics(model).items():
             noise = torch.rand(buffer.shape, generator=generator).to(buffer)
-            state[name] = buffer * (1 + 0.3 * noise) + (0.1 * noise if "running" in name else 0.0)
-    return state
+            buffer.mul_(1 + 0.3 * noise).add_(0.1 * noise if "running" in name else 0.0)
+    return model
+
+
+def _statistics(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that symmetries move."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return {
+        name: t
+        for name, t in model.state_dict().items()
+        if STATISTICS.search(name) and t.is_floating_point() and name not in parameters
+    }
 
 
 class _Run:
-    """A module with some weights and running statistics (`state`) on some inputs, and its outputs there (`before`)."""
+    """A module on some inputs: what symmetries move in it (`state`), and its outputs (`before`)."""
 
     def __init__(
         self,
         model: nn.Module,
         inputs: tuple[tuple, dict],
-        state: dict[str, Tensor],
         mode: Callable[[], AbstractContextManager] = nullcontext,
     ):
-        self.model, self.inputs, self.state, self.mode = model, inputs, state, mode
-        self.before = self._outputs(state)
+        self.model, self.inputs, self.mode = model, inputs, mode
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        self.state = {name: parameters[name].detach() for name in Structure.of(model).entries} | _statistics(model)
+        self.before = self._outputs(self.state)
 
     def change(self, permutation: Permutation) -> float:
         """The largest change of an output, relative to the largest output."""
