@@ -1,6 +1,7 @@
 """Star models: the minimum in closed form, and one of trained networks."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from test_curves import at
 from torch import nn
 
 from analysis import CheckpointError, LandscapeError, Problem, load, provenance, save
-from analysis.connectivity import StarSearch, barrier, find_symmetries, match_many
+from analysis.connectivity import StarSearch, barrier, find_symmetries, match_weights
 from sample_checkpoints import load_digits, path
 from sample_checkpoints.models import build
+from sample_checkpoints.train import MLP_RECIPE, Sample, train
 
 
 def test_the_star_of_a_parabola_in_closed_form():
@@ -40,21 +42,36 @@ def test_a_star_sees_what_its_sources_do_not_see_of_each_other():
     assert float(ds.loss_barrier.max()) < 0.5 * float(across.loss_barrier)
 
 
-def test_a_star_of_trained_networks(tmp_path):
-    data = load_digits()
-    problem = Problem(build("mlp", {"widths": [64, 128, 128, 10]}), "cross_entropy", (data.x_train, data.y_train))
+def test_a_star_of_eight_networks_is_nearer_to_others_than_these_are_to_each_other(tmp_path):
+    """The networks that it was not trained with, in units matched to it, on training and on test data."""
+    data, args = load_digits(), {"widths": [64, 128, 128, 10]}
+    parts = ((data.x_train, data.y_train), (data.x_test, data.y_test))
+    problem, test = (Problem(build("mlp", args), "cross_entropy", part) for part in parts)
+    networks = [problem.checkpoint(path(f"mlp128-s{seed}")) for seed in range(6)]
+    for seed in range(6, 12):  # not shipped
+        (network,) = train(Sample(f"mlp128-s{seed}", "mlp", args, seed, MLP_RECIPE), data).values()
+        networks.append(problem.checkpoint(network, name=f"mlp128-s{seed}"))
     found = find_symmetries(problem)
-    networks = [problem.checkpoint(path(f"mlp128-s{i}")) for i in range(4)]
-    aligned = [p.apply(c) for p, c in zip(match_many(found, networks), networks, strict=True)]
-    digests = [c.digest for c in aligned]
-    search = StarSearch(problem, aligned[:3], symmetries=found, steps=400)
+    first, *others = networks[:8]
+    sources = [first, *(match_weights(found, first, other).checkpoint for other in others)]
+    digests = [c.digest for c in sources]
+    epoch = -(-len(data.x_train) // 128)
+    search = StarSearch(problem, sources, symmetries=found, steps=60 * epoch, batch_size=128, points=11)
     seen = list(search.steps())
-    *_, pair = barrier(problem, aligned[0], aligned[1])
-    *_, held_out = barrier(problem, search.star, aligned[3])
-    assert float(seen[-1].loss_barrier.mean()) < float(pair.loss_barrier)
-    assert float(held_out.loss_barrier) < float(pair.loss_barrier)
+
+    def mean_height(part, pairs):
+        matched = ((a, match_weights(found, a, b).checkpoint) for a, b in pairs)
+        return np.mean([float(list(barrier(part, *pair, points=21))[-1].loss_barrier) for pair in matched])
+
+    held_out = networks[8:]
+    for part in (problem, test):
+        to_star = mean_height(part, [(search.star, other) for other in held_out])
+        assert to_star < 0.75 * mean_height(part, combinations(held_out, 2))
+    assert seen[-1].loss_barrier.dims == ("source",)
+    assert float(seen[-1].loss_barrier.mean()) < 0.75 * mean_height(problem, combinations(held_out, 2))
+    assert float(test.measure(search.star)["accuracy"][0]) > 0.95
     assert [ds.attrs["status"] for ds in seen] == ["running"] * (len(seen) - 1) + ["done"]
-    assert [c.digest for c in aligned] == digests
+    assert [c.digest for c in sources] == digests
     assert provenance(seen[-1])["star_sha256"] == search.star.digest
     assert load(save(seen[-1], tmp_path / "star.nc")).equals(seen[-1])
 

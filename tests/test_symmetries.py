@@ -9,7 +9,8 @@ import zoo
 from torch import nn
 
 from analysis import Checkpoint, Problem
-from analysis.connectivity import find_symmetries, rules
+from analysis.connectivity import find_symmetries
+from analysis.connectivity.rules.registry import RULES
 from analysis.errors import SymmetryError
 
 
@@ -88,7 +89,7 @@ def test_parameters_that_the_inputs_do_not_reach_stay():
 
 
 def test_a_wrong_rule_is_an_error_that_names_the_group(monkeypatch):
-    monkeypatch.setitem(rules.RULES, "cumsum", lambda s, a, out: a["self"])
+    monkeypatch.setitem(RULES, "cumsum", lambda s, a, out: a["self"])
     model, inputs, _ = zoo.make("cumulative")
     with pytest.raises(SymmetryError, match=r"a\.weight\[0\]"):
         find_symmetries(model, inputs)
@@ -105,6 +106,42 @@ def test_a_permutation_outside_of_the_group_changes_the_outputs():
         moved = element.without(place).tensors(state)
         outputs = torch.func.functional_call(model, moved, inputs)
         assert (outputs - model(*inputs)).abs().max() > 1e-5, place
+
+
+def test_a_small_effect_counts():
+    """Below the rounding of float32, in which large effects are measured, and far above that of float64."""
+    torch.manual_seed(0)
+    parts = {"a": nn.Linear(4, 8), "b": nn.Linear(8, 2)}
+    model = zoo.Apply(lambda m, x: 1 + 1e-7 * m.b(torch.tanh(m.a(x))), **parts)
+    found = find_symmetries(model, (torch.randn(5, 4),))
+    assert [group.size for group in found.groups] == [8]
+    assert 1e-8 < found.certificate.control < 1e-6
+
+
+def test_rounding_is_no_effect():
+    torch.manual_seed(0)
+    parts = {"a": nn.Linear(4, 8), "b": nn.Linear(8, 2), "c": nn.Linear(4, 2)}
+
+    def forward(m, x):
+        y = m.b(torch.tanh(m.a(x)))
+        return m.c(x) + ((y + 3) - 3 - y)
+
+    found = find_symmetries(zoo.Apply(forward, **parts), (torch.randn(5, 4),))
+    assert not found.groups
+    assert found.pinned["a.weight", 0] == (8, "no effect on these inputs")
+
+
+def test_permuted_doubles_are_those_of_index_select():
+    model, inputs, _ = zoo.make("residual mlp")
+    element = find_symmetries(model, inputs).random()
+    state = {name: t.double() for name, t in model.state_dict().items()}
+    moved = element.tensors(state)
+    for name, tensor in state.items():
+        for axis in range(tensor.ndim):
+            if (name, axis) in element.indices:
+                tensor = tensor.index_select(axis, torch.from_numpy(element.indices[name, axis]))
+        assert torch.equal(moved[name], tensor)
+        assert moved[name] is not state[name]
 
 
 def test_constant_outputs_certify_nothing():

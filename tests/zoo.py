@@ -396,6 +396,27 @@ def sorting():
     )
 
 
+def looked_up():
+    """Entries of a table at the places that weights say: with them, the order of the units counts."""
+
+    def run(m, x):
+        found = m.table.weight.index_select(0, m.a.weight.argmax(1))
+        return m.b(F.relu(m.a(x))) + (found * torch.arange(12.0)[:, None].to(x.dtype)).sum(0)
+
+    return Apply(run, a=nn.Linear(6, 12), table=nn.Embedding(6, 3), b=nn.Linear(12, 3))
+
+
+def in_place():
+    """A forward that writes inputs over some units of a layer."""
+
+    def run(m, x):
+        h = m.a(x)
+        h[:, :4] = x[:, :4]
+        return m.b(F.relu(h))
+
+    return Apply(run, a=nn.Linear(6, 12), b=nn.Linear(12, 3))
+
+
 def softmax_in_groups():
     """A softmax over parts of a layer."""
 
@@ -526,6 +547,8 @@ ZOO = {
     "set pooling": (set_pooling, lambda: (torch.randn(2, 5, 7),), 0.99),
     "cumulative": (cumulative, vectors, None),
     "sorting": (sorting, vectors, None),
+    "looked up": (looked_up, vectors, None),
+    "in place": (in_place, vectors, None),
     "softmax in groups": (softmax_in_groups, vectors, 0.97),
     "data dependent": (data_dependent, vectors, None),
     "shared block": (shared_block, vectors, 0.98),

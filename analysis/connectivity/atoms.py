@@ -129,9 +129,11 @@ class Relations:
         nodes = np.concatenate([of[atoms] for atoms, _ in said])
         speakers = np.repeat(np.arange(len(said)), [len(atoms) for atoms, _ in said])
         rows = np.stack([nodes, speakers, np.concatenate([colours for _, colours in said])], 1)
-        rows, counts = np.unique(rows, axis=0, return_counts=True)
-        cuts = np.searchsorted(rows[:, 0], np.arange(of.max() + 2))
-        table = np.concatenate([rows[:, 1:], counts[:, None]], 1)
+        rows = rows[np.lexsort(rows.T[::-1])]  # np.unique of rows takes four times as long
+        first = np.flatnonzero(np.concatenate([[True], (rows[1:] != rows[:-1]).any(1)]))
+        counts = np.diff(first, append=len(rows))
+        cuts = np.searchsorted(rows[first, 0], np.arange(of.max() + 2))
+        table = np.concatenate([rows[first, 1:], counts[:, None]], 1)
         return _numbered([table[low:high].tobytes() for low, high in pairwise(cuts)])
 
 

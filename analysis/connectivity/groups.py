@@ -136,20 +136,19 @@ class Permutation:
 
         Raises SymmetryError where a tensor does not fit.
         """
-        result = dict(tensors)
+        moves: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
         for (name, axis), index in self.indices.items():
-            if name not in result:
-                continue
-            shape = list(result[name].shape)
-            if axis >= len(shape) or shape[axis] != len(index):
+            shape = list(tensors[name].shape) if name in tensors else None
+            if shape is not None and (axis >= len(shape) or shape[axis] != len(index)):
                 raise SymmetryError(
                     f"The permutation moves {len(index)} entries along axis {axis} of '{name}', which is {shape}. It "
                     "was found for another model; find the symmetries of this one."
                 )
             if (index != np.arange(len(index))).any():
-                order = torch.from_numpy(np.ascontiguousarray(index)).to(result[name].device)
-                result[name] = result[name].index_select(axis, order)
-        return {name: tensor.clone() if tensor is tensors[name] else tensor for name, tensor in result.items()}
+                moves[name][axis] = index
+        return {
+            name: _taken(tensor, moves[name]) if name in moves else tensor.clone() for name, tensor in tensors.items()
+        }
 
     def apply(self, checkpoint: Checkpoint, name: str | None = None) -> Checkpoint:
         """The checkpoint with weights and running statistics permuted; it loads into the same class.
@@ -167,6 +166,23 @@ class Permutation:
         return replace(checkpoint, weights=weights, buffers=buffers, name=name or f"π({checkpoint.name})", source="")
 
 
+def _taken(tensor: Tensor, moves: Mapping[int, np.ndarray]) -> Tensor:
+    """As index_select along each of some axes, by the index of each."""
+    if tensor.dtype != torch.float64 or tensor.device.type != "cpu" or tensor.requires_grad:
+        for axis, index in moves.items():
+            tensor = tensor.index_select(axis, torch.from_numpy(np.ascontiguousarray(index)).to(tensor.device))
+        return tensor
+    # the certificate moves doubles only, and for them this takes a quarter of the time: a few rows fit into the cache
+    values = tensor.numpy()
+    rows, moved = moves.get(0, np.arange(len(values))), np.empty(values.shape)
+    for start in range(0, len(rows), 64):
+        some = values[rows[start : start + 64]]
+        for axis, index in moves.items():
+            some = some.take(index, axis) if axis else some
+        moved[start : start + 64] = some
+    return torch.from_numpy(moved)
+
+
 def grouped(nodes: Nodes, slots: Mapping[Place, np.ndarray]) -> tuple[list[Group], set[int]]:
     """The groups of coloured nodes, and the nodes in crossing blocks that no product of groups describes."""
     return _Grouping(nodes, slots).run()
@@ -175,10 +191,14 @@ def grouped(nodes: Nodes, slots: Mapping[Place, np.ndarray]) -> tuple[list[Group
 class _Grouping:
     def __init__(self, nodes: Nodes, slots: Mapping[Place, np.ndarray]):
         self.nodes = nodes
-        self.members: dict[int, dict[Place, list[int]]] = defaultdict(dict)
-        for place, atoms in slots.items():
-            for index, node in enumerate(nodes.of[atoms].tolist()):
-                self.members[node].setdefault(place, []).append(index)
+        # for each place, its indices in the order of their nodes, and these nodes
+        self.indices = {place: np.argsort(nodes.of[atoms], kind="stable") for place, atoms in slots.items()}
+        self.nodes_at = {place: nodes.of[atoms][self.indices[place]] for place, atoms in slots.items()}
+        self.places: dict[int, list[Place]] = defaultdict(list)  # of the nodes that may move
+        sizes = np.bincount(nodes.colour)
+        for place, held in self.nodes_at.items():
+            for node in np.unique(held[sizes[nodes.colour[held]] > 1]).tolist():
+                self.places[node].append(place)
         self.classes: dict[int, list[int]] = defaultdict(list)
         for node, colour in enumerate(nodes.colour.tolist()):
             self.classes[colour].append(node)
@@ -232,8 +252,9 @@ class _Grouping:
         inner: list[Group] = []
 
         def add(part: np.ndarray) -> None:
-            for place in self.members.get(int(part.flat[0]), {}):
-                found[place].append(np.array([self.members[n][place] for n in part.tolist()]))
+            for place in self.places.get(int(part[0]), ()):
+                low, high = (np.searchsorted(self.nodes_at[place], part, side) for side in ("left", "right"))
+                found[place].append(self.indices[place][low[:, None] + np.arange(high[0] - low[0])])
 
         add(nodes.ravel())
         for side in range(len(self.grids.get(flat[0], ()))):

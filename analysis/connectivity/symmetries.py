@@ -8,7 +8,8 @@ ATen operations; see `rules` for what each operation says and `atoms` for how th
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -30,6 +31,7 @@ from .tracing import STATISTICS, Trace, trace
 
 TOLERANCE = 1e-10  # largest relative change of outputs in float64 that counts as none
 VISIBLE = 1e-8  # smallest that counts as one
+DECISIVE = 30  # times the rounding of single precision: what has no effect in float64 shows as at most 3
 SAMPLES = 16
 TRIALS = 3
 
@@ -39,7 +41,8 @@ class Certificate:
     """What was checked, in float64 and with all weights perturbed.
 
     change: largest relative change of the outputs over random elements of the group (at most 1e-10).
-    control: smallest change when a (name, axis) is left out of the element of one group.
+    control: smallest change when a (name, axis) is left out of the element of one group; to some 10 %, as changes
+        that are far above the rounding of float32 are measured in it.
     """
 
     change: float
@@ -208,18 +211,45 @@ class _Certifier:
     """Tries the symmetries of one module; what a group was seen to change is remembered."""
 
     def __init__(self, model: nn.Module, inputs: tuple[tuple, dict], seed: int):
-        self.model, self.inputs, self.seed = model, inputs, seed
+        self.model, self.inputs, self.seed = model, inputs, seed  # the model is perturbed where it stands
         self.controls: dict[bytes, float | None] = {}
 
     @cached_property
-    def run(self) -> _Run:
-        return _Run(self.model, self.inputs, self.seed)
+    def perturbed(self) -> nn.Module:
+        return _perturb(self.model, self.seed)
+
+    @cached_property
+    def double(self) -> _Run:
+        """In float64."""
+        model = copy.deepcopy(self.perturbed).double()
+        return _Run(model, map_tensors(self.inputs, lambda t: t.double() if t.is_floating_point() else t), _InDouble)
+
+    @cached_property
+    def single(self) -> tuple[_Run, float] | None:
+        """In float32, and the change that counts there; None for a module that is not for float32."""
+        tensors = [*self.perturbed.parameters(), *tensors_of(self.inputs)]
+        if any(t.dtype != torch.float32 for t in tensors if t.is_floating_point()):
+            return None
+        run = _Run(self.perturbed, self.inputs)
+        rounding = self.double.difference(run.before)
+        if not rounding <= 1e-2:  # it overflows, or nearly
+            return None
+        return run, DECISIVE * max(rounding, torch.finfo(torch.float32).eps / 2)
+
+    def _seen(self, permutation: Permutation) -> float:
+        """How much a permutation changes the outputs; in float32 where that is far more than its rounding."""
+        if self.single is not None:
+            run, decisive = self.single
+            change = run.change(permutation)
+            if change > decisive:
+                return change
+        return self.double.change(permutation)
 
     def change(self, found: Symmetries) -> float:
         """The largest change of the outputs over random elements; raises SymmetryError for one that is none."""
         worst = 0.0
         for seed in range(self.seed, self.seed + TRIALS):
-            change = self.run.change(found.random(seed))
+            change = self.double.change(found.random(seed))
             if not change <= TOLERANCE:
                 raise SymmetryError(self._culprit(found, seed, change))
             worst = max(change, worst)
@@ -232,8 +262,8 @@ class _Certifier:
         if key not in self.controls:
             rng = np.random.default_rng(self.seed)
             element = Permutation.of([group], sizes, lambda g, *_: np.roll(np.arange(g.size), rng.integers(1, g.size)))
-            weightiest = sorted(element.moved, key=lambda place: -self.run.state[place[0]].ndim)
-            changes = (self.run.change(element.without(place)) for place in weightiest)
+            weightiest = sorted(element.moved, key=lambda place: -self.double.state[place[0]].ndim)
+            changes = (self._seen(element.without(place)) for place in weightiest)
             self.controls[key] = next((change for change in changes if not change <= VISIBLE), None)
         return self.controls[key]
 
@@ -241,7 +271,7 @@ class _Certifier:
         rng = np.random.default_rng(seed)
         for i, group in enumerate(found.groups):
             element = Permutation.of([group], found.sizes, lambda g, *_: rng.permutation(g.size))
-            alone = self.run.change(element)
+            alone = self.double.change(element)
             if not alone <= TOLERANCE:
                 places = ", ".join(f"{name}[{axis}]" for name, axis in list(group.all_places())[:4])
                 return (
@@ -252,30 +282,53 @@ class _Certifier:
         return f"A symmetry changes the outputs by {change:.2g} of their largest, though no group does so alone."
 
 
-class _Run:
-    """A float64 copy of a module with perturbed weights: fresh ones (zeros, ones) would hide errors."""
-
-    def __init__(self, model: nn.Module, inputs: tuple[tuple, dict], seed: int):
-        self.model = copy.deepcopy(model).double().eval()
-        self.args, self.kwargs = map_tensors(inputs, lambda t: t.double() if t.is_floating_point() else t)
-        generator = torch.Generator().manual_seed(seed)
-        structure = Structure.of(self.model)
-        parameters = dict(self.model.named_parameters(remove_duplicate=False))
-        self.state = {}
+def _perturb(model: nn.Module, seed: int) -> nn.Module:
+    """Add noise to the weights and running statistics of a module: fresh ones (zeros, ones) would hide errors."""
+    generator = torch.Generator().manual_seed(seed)
+    structure = Structure.of(model)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
         for name in structure.entries:
-            p = parameters[name].detach()
-            noise = torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p.device)
-            self.state[name] = p + noise * (0.3 * p.std(unbiased=False) + 0.02)
-        for name, buffer in self.model.state_dict().items():
-            if STATISTICS.search(name) and buffer.is_floating_point() and name not in self.state:
-                noise = torch.rand(buffer.shape, generator=generator, dtype=buffer.dtype).to(buffer.device)
-                self.state[name] = buffer * (1 + 0.3 * noise) + (0.1 * noise if "running" in name else 0.0)
+            p = parameters[name]
+            noise = torch.randn(p.shape, generator=generator).to(p)
+            p.add_(noise.mul_(0.3 * p.std(unbiased=False) + 0.02))
+        for name, buffer in _statistics(model).items():
+            noise = torch.rand(buffer.shape, generator=generator).to(buffer)
+            buffer.mul_(1 + 0.3 * noise).add_(0.1 * noise if "running" in name else 0.0)
+    return model
+
+
+def _statistics(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that symmetries move."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return {
+        name: t
+        for name, t in model.state_dict().items()
+        if STATISTICS.search(name) and t.is_floating_point() and name not in parameters
+    }
+
+
+class _Run:
+    """A module on some inputs: what symmetries move in it (`state`), and its outputs (`before`)."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: tuple[tuple, dict],
+        mode: Callable[[], AbstractContextManager] = nullcontext,
+    ):
+        self.model, self.inputs, self.mode = model, inputs, mode
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        self.state = {name: parameters[name].detach() for name in Structure.of(model).entries} | _statistics(model)
         self.before = self._outputs(self.state)
 
     def change(self, permutation: Permutation) -> float:
         """The largest change of an output, relative to the largest output."""
         moved = {name: self.state[name] for name, _ in permutation.moved}
-        after = self._outputs({**self.state, **permutation.tensors(moved)})
+        return self.difference(self._outputs({**self.state, **permutation.tensors(moved)}))
+
+    def difference(self, after: Sequence[Tensor]) -> float:
+        """The largest difference of other outputs, relative to the largest output."""
         scale = max((float(t.abs().max()) for t in self.before if t.numel()), default=0.0)
         if not self.before or not np.isfinite(scale) or scale == 0:
             raise SymmetryError(
@@ -286,7 +339,8 @@ class _Run:
         return max(float((a - b).abs().max()) for a, b in pairs if a.numel()) / scale
 
     def _outputs(self, state: Mapping[str, Tensor]) -> list[Tensor]:
-        with torch.no_grad(), untouched_rng(), _InDouble():
+        args, kwargs = self.inputs
+        with torch.no_grad(), untouched_rng(), self.mode():
             torch.manual_seed(0)
-            output = torch.func.functional_call(self.model, dict(state), self.args, self.kwargs)
+            output = torch.func.functional_call(self.model, dict(state), args, kwargs)
         return [t.double() for t in tensors_of(output) if not t.is_complex()]

@@ -6,18 +6,21 @@ import operator
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 
 from ..weights import Structure
 from .atoms import Relations
 from .labels import Labelled
-from .rules import RULES, Speaker, Unfollowed, elementwise, rigid, unknown
+from .rules.pointwise import elementwise
+from .rules.registry import RULES, Unfollowed, rigid, unknown
+from .rules.speaker import Speaker
 
 STATISTICS = re.compile(r"(^|\.)(running_mean|running_var|_u|_v|weight_u|weight_v)$")
 FILLED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
@@ -41,18 +44,47 @@ class Trace:
 
 def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Trace:
     """Trace a module in evaluation mode. Raises nothing for models that cannot be traced: `failure` says why."""
-    found = Trace()
-    structure = Structure.of(model)
-    labels = _state_labels(model, structure, found)
+    exported = _attempt(lambda: torch.export.export(model, tuple(args), dict(kwargs)))
+    if isinstance(exported, str):
+        return _frozen(model, exported)
+    if _is_functional(exported.graph):
+        found = _walked(exported, model)
+        if not found.unknown:
+            return found
+    decomposed = _attempt(lambda: exported.run_decompositions({}))  # takes longer than export itself
+    return _frozen(model, decomposed) if isinstance(decomposed, str) else _walked(decomposed, model)
+
+
+def _attempt(step: Callable[[], ExportedProgram]) -> ExportedProgram | str:
+    """The program, or why there is none: export fails with errors of any kind."""
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.export.export(model, tuple(args), dict(kwargs)).run_decompositions({})
+            return step()
     except Exception as error:
-        found.failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
-        whole = Speaker(found.relations, "export", "torch.export, which failed")
-        whole.freeze(labels.values())
-        return found
+        first = next(iter(str(error).strip().splitlines()), "")
+        return f"{type(error).__name__}: {first[:200]}"
+
+
+def _frozen(model: nn.Module, failure: str) -> Trace:
+    """Of a module without a graph: nothing moves."""
+    found = Trace(failure=failure)
+    speaker = Speaker(found.relations, "export", "torch.export, which failed")
+    speaker.freeze(_state_labels(model, Structure.of(model), found).values())
+    return found
+
+
+def _is_functional(graph: fx.Graph) -> bool:
+    """Whether a graph consists of operations, no blocks of them, that leave their operands as they are."""
+    calls = [node.target for node in graph.nodes if node.op == "call_function" and node.target is not operator.getitem]
+    return all(isinstance(call, torch._ops.OpOverload) and not call._schema.is_mutable for call in calls)
+
+
+def _walked(program: ExportedProgram, model: nn.Module) -> Trace:
+    """What the operations of a graph say, one after the other."""
+    found = Trace()
+    structure = Structure.of(model)
+    labels = _state_labels(model, structure, found)
     signature = program.graph_signature
     named = {
         **signature.inputs_to_parameters,
