@@ -1,6 +1,7 @@
 """Events of one session are handled in their order; sessions do not wait for each other."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import panel as pn
@@ -37,6 +38,37 @@ def test_a_file_is_whole_before_its_end_is_handled(pool, monkeypatch):
         widget._comm_event(document, DataEvent(model=model, data={"status": "finished"}))
     pool.shutdown()
     assert heard == [b"first", b"second"]
+
+
+class Context:
+    destroyed = False
+
+
+def test_nothing_is_handled_before_the_page_is_drawn(pool, monkeypatch):
+    """What a page changes before Panel has heard that it is drawn is dropped."""
+    document, heard, context = Document(), [], Context()
+    document._session_context = lambda: context
+    early = [pool.submit(lambda _, name=name: heard.append(name), document) for name in "ab"]
+    time.sleep(0.05)
+    assert heard == []
+    monkeypatch.setattr(
+        type(pn.state), "_on_load", lambda self, doc: (self._connected.update({doc: True}), heard.append("drawn"))
+    )
+    pool.submit(pn.state._on_load, document).result(20)
+    for future in early:
+        future.result(20)
+    assert heard == ["drawn", "a", "b"]
+    pool.submit(lambda _: heard.append("c"), document).result(20)
+    assert heard == ["drawn", "a", "b", "c"]
+
+
+def test_a_session_that_ended_before_it_was_drawn_is_forgotten(pool):
+    document, context = Document(), Context()
+    document._session_context = lambda: context
+    pool.submit(lambda _: None, document)
+    context.destroyed = True
+    pool.submit(lambda _: None, Document()).result(20)
+    assert document not in pool._lines
 
 
 def test_sessions_run_side_by_side(pool):

@@ -91,7 +91,7 @@ def test_a_result_goes_out_into_files_of_every_kind(page, samples, browser, tmp_
 
     def fetched(name):
         with page.expect_download() as download:
-            seen(page, name).click()
+            page.get_by_role("button", name=name, exact=True).first.click()
         path = tmp_path / download.value.suggested_filename
         download.value.save_as(path)
         return path
