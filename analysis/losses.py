@@ -278,6 +278,13 @@ def accuracy(loss: Measure) -> Measure:
     return Measure("accuracy", sums, "accuracy", "fraction", smooth=False)
 
 
+def gradient_norm(loss: Measure) -> Measure:
+    """The Euclidean norm of the gradient of the mean loss, by all parameters that move."""
+    return replace(
+        loss, name="gradient_norm", long_name="norm of the gradient", units="", classifies=False, of_gradient=True
+    )
+
+
 def loss_per_class(loss: Measure, classes: int) -> Measure:
     """The given loss over the samples of each class apart."""
 

@@ -33,6 +33,7 @@ class Measure:
     smooth: whether it varies smoothly with the weights, so that a spline may join its values.
     classifies: a cross entropy against classes, of which those equal to `ignored` do not count.
     data: which of the problem's data sets it is taken over; "" is the main one.
+    of_gradient: it is the norm of the gradient of the function's mean over all data, and not that mean.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Measure:
     classifies: bool = False
     ignored: int = IGNORED
     data: str = ""
+    of_gradient: bool = False
 
 
 def moments(values: Tensor, weights: Tensor) -> Tensor:

@@ -44,8 +44,8 @@ class Problem:
         reduction="none" one value a sample or token. It may return (value, weight), where the weight counts what
         the value averages (tokens, pixels).
     data: (inputs, targets), a dict of tensors, a Dataset, a DataLoader, or an iterable of batches.
-    metrics: names ("accuracy", "loss_per_class"), or a dict of name to a function or module like the loss, or None
-        for one of those names. Default: accuracy for classifiers.
+    metrics: names ("accuracy", "loss_per_class", "gradient_norm"), or a dict of name to a function or module like the
+        loss, or None for one of those names. Default: accuracy for classifiers.
     batchnorm: "recalibrated" (default where there are running statistics: re-estimated at every point on
         `calibration`), "frozen" (the checkpoint's) or "batch" (those of each batch).
     calibration: data for "recalibrated"; default: the evaluation data. At most 512 samples are used, of tensors and
@@ -314,9 +314,12 @@ class Problem:
                         "(output, target) with reduction='none'."
                     )
                 found.append(losses.loss_per_class(loss, _classes(data, loss.ignored)))
+            elif name == "gradient_norm":
+                found.append(losses.gradient_norm(loss))
             else:
                 raise ProblemError(
-                    f"Unknown metric {name!r}; accepted are 'accuracy', 'loss_per_class', or a dict of functions."
+                    f"Unknown metric {name!r}; accepted are 'accuracy', 'loss_per_class', 'gradient_norm', or a "
+                    "dict of functions."
                 )
         return found
 

@@ -171,18 +171,23 @@ class Replica:
         with self.seeded(), self.own_context(grad=True):
             self.settle()
             for batch in map(self.here, blocks):
-                subject = self.model if loss.takes_model else self.output(batch)
-                values, weights = loss.function(subject, self.guarded(batch))
-                if not values.requires_grad:
-                    raise ProblemError("The loss does not depend on the weights through anything differentiable.")
-                parts = torch.autograd.grad(values.sum(), moving, allow_unused=True)
+                values, weights, parts = self._gradient_sums(loss, batch)
                 for into, part in zip(sums, parts, strict=True):
                     if part is not None:
                         into += part
-                total += weights.sum()
-                summed += values.detach().sum()
+                total += weights
+                summed += values
         gradient = {name: (s / total).to(s.dtype) for name, s in zip(self._spans, sums, strict=True)}
         return float(summed / total), Weights(gradient, self.problem.structure)
+
+    def _gradient_sums(self, loss: Measure, batch: Any) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+        """Sums over a batch of a loss's values and weights, and the gradient of the first by each moving parameter."""
+        subject = self.model if loss.takes_model else self.output(batch)
+        values, weights = loss.function(subject, self.guarded(batch))
+        if torch.is_grad_enabled() and not values.requires_grad:
+            raise ProblemError("The loss does not depend on the weights through anything differentiable.")
+        parts = torch.autograd.grad(values.sum(), self._moving, allow_unused=True)
+        return values.detach().sum(), weights.sum(), parts
 
     def settle(self) -> None:
         """Bring buffers and normalisation layers to what the problem's policy says for the present weights."""
@@ -214,7 +219,7 @@ class Replica:
             sums = self.scores(measures, parts[0])
             for batch in parts[1:]:
                 sums = [a + b for a, b in zip(sums, self.scores(measures, batch), strict=True)]
-            totals += sums
+            totals += [_norm_of(s) if m.of_gradient else s for m, s in zip(measures, sums, strict=True)]
         return totals
 
     @contextmanager
@@ -239,14 +244,21 @@ class Replica:
                     parameter.requires_grad_(False)
 
     def scores(self, measures: list[Measure], batch: Any) -> list[Tensor]:
-        """Moments of each of some measures on one batch."""
+        """Moments of each of some measures on one batch; for the norm of a gradient, sums of weights and gradients."""
         self.batch = batch
         batch = self.here(batch)
         parts: list[Tensor] = []
         output: Any = None
         versions: list[int] = []
         for measure in measures:
-            if not measure.takes_model and (not parts or [leaf._version for leaf in tensors_of(output)] != versions):
+            if measure.of_gradient:
+                _, weight, sums = self._gradient_sums(measure, batch)
+                flat = [torch.zeros_like(p) if s is None else s for p, s in zip(self._moving, sums, strict=True)]
+                parts.append(torch.cat([weight.double().view(1), *(s.double().flatten() for s in flat)]))
+                continue
+            if not measure.takes_model and (
+                output is None or [leaf._version for leaf in tensors_of(output)] != versions
+            ):
                 output = self.output(batch)  # anew where a loss wrote into it
                 versions = [leaf._version for leaf in tensors_of(output)]
             parts.append(self._moments(measure, output, batch))
@@ -328,3 +340,9 @@ def as_rows(results: list[dict[str, tuple[Any, Any]]]) -> dict[str, tuple[np.nda
     return {
         name: (np.array([r[name][0] for r in results]), np.array([r[name][1] for r in results])) for name in results[0]
     }
+
+
+def _norm_of(sums: Tensor) -> Tensor:
+    """Moments of the norm of a mean gradient, from the sum of the weights and the gradient's sums: one number."""
+    weight = torch.ones(1, dtype=torch.float64, device=sums.device)
+    return moments((sums[1:] / sums[0]).norm().view(1), weight)

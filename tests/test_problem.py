@@ -11,7 +11,7 @@ from models import ConvBN, Tied, classification, linear_regression, mlp, mlp_pro
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from analysis import DataError, LandscapeError, Problem, ProblemError
+from analysis import DataError, LandscapeError, Line, Problem, ProblemError, surface
 
 X, Y = classification()
 
@@ -368,6 +368,41 @@ def test_the_digest_is_of_the_data():
     changed = X.clone()
     changed[3, 2] += 1e-3
     assert Problem(mlp(), "cross_entropy", (changed, Y)).data.digest != mlp_problem().data.digest
+
+
+def test_the_gradient_norm_is_that_of_the_mean_over_all_data():
+    """The residual r of a linear model: the gradient of the mean square is 2 mean(r x), in ragged batches too."""
+    model, x, y = linear_regression(torch.float64)
+    options = {"metrics": ["gradient_norm"], "dtype": torch.float64, "batch_size": 7}
+    problem = Problem(model, "mse", (x, y), also={"half": (x[::2], y[::2])}, **options)
+    values = problem.measure()
+    for name, (inputs, targets) in {"": (x, y), "_half": (x[::2], y[::2])}.items():
+        residual = (model(inputs) - targets).detach()
+        truth = [2 * residual.T @ inputs / residual.numel(), 2 * residual.sum(0) / residual.numel()]
+        norm = torch.cat([part.flatten() for part in truth]).norm().item()
+        assert values[f"gradient_norm{name}"][0] == pytest.approx(norm, rel=1e-12)
+        assert np.isnan(values[f"gradient_norm{name}"][1])
+    *_, ds = surface(problem, Line.random(problem.checkpoint()), resolution=5)
+    assert float(ds.gradient_norm.sel(t=0)) == pytest.approx(values["gradient_norm"][0], rel=1e-12)
+    assert ds.gradient_norm.attrs["long_name"] == "norm of the gradient"
+
+
+@pytest.mark.parametrize("policy", ["recalibrated", "frozen", "batch"])
+def test_the_gradient_norm_holds_statistics_as_the_gradient_does(policy):
+    net, x, y = trained_conv_bn()
+    problem = Problem(net, "cross_entropy", (x, y), batchnorm=policy, metrics=["accuracy", "gradient_norm"])
+    assert problem.measure()["gradient_norm"][0] == pytest.approx(problem.gradient().norm(), rel=1e-5)
+    assert problem.measure()["loss"] == Problem(net, "cross_entropy", (x, y), batchnorm=policy).measure()["loss"]
+
+
+def test_the_gradient_norm_of_a_loss_that_runs_the_model_beside_a_metric_of_its_output():
+    def loss(model, batch):
+        return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    metrics = {"gradient_norm": None, "spread": lambda output, target: output.std(1)}
+    problem = Problem(mlp(), loss, (X, Y), reduction="none", metrics=metrics)
+    assert problem.measure()["gradient_norm"][0] == pytest.approx(problem.gradient().norm(), rel=1e-5)
+    assert problem.measure()["spread"][0] > 0
 
 
 def test_samples_are_those_of_each_data_set():
