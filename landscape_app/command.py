@@ -49,7 +49,7 @@ def followed(results: Iterator[xr.Dataset], name: str, unit: str) -> tuple[xr.Da
     """The last of some results, with a progress bar, and the exit status: `INTERRUPTED` after Ctrl-C."""
     result, status = None, 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that runs out of time keeps what it has
-    with closing(cast(Generator, results)) as steps, tqdm(unit=f" {unit}", desc=name, disable=None) as bar:
+    with closing(cast(Generator, results)) as steps, tqdm(unit=f" {unit}", desc=name) as bar:
         try:
             for result in steps:
                 bar.total = result.attrs.get(f"planned_{unit}")
