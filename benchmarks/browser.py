@@ -36,7 +36,8 @@ PATH = """() => {
   return [at.left + frame.left, at.top + frame.top + frame.height / 2, frame.width];
 }"""
 
-# `asked` is when the browser last heard of an event of `kind`; `painted`, when a figure first was after that.
+# `asked` is when the browser last heard of an event of `kind`; `painted`, when a figure with something in it first was
+# after that.
 CLOCK = """
 window.clock = {asked: NaN, painted: {}, kind: null};
 for (const kind of ["click", "pointerup", "pointermove"])
@@ -50,7 +51,8 @@ const follow = name => {
     const view = model && Bokeh.index.find_one(model);
     if (!view || watched.has(view)) continue;
     watched.add(view);
-    view.repainted.connect(() => { clock.painted[name] ??= performance.now() });
+    const filled = () => model.renderers.some(part => part.data_source?.get_length() > 0);
+    view.repainted.connect(() => { if (filled()) clock.painted[name] ??= performance.now() });
   }
 };
 window.listen = (kind, name) => {
