@@ -86,7 +86,7 @@ def metric(ds: xr.Dataset, key: str) -> Metric:
 
     attributes = ds[name].attrs
     over = str(attributes.get("over", ""))
-    each = ds.get(f"{name}_each")
+    each = f"{name}_each"
     return Metric(
         name=name,
         index=index,
@@ -96,7 +96,7 @@ def metric(ds: xr.Dataset, key: str) -> Metric:
         se=_pick(ds[f"{name}_se"], index),
         samples=_pick(ds[f"sample_{name}"], index),
         over=over,
-        each=None if each is None else _pick(each, index),
+        each=_pick(ds[each], index) if each in ds else None,  # to look for what is not there takes xarray long
     )
 
 
@@ -212,10 +212,8 @@ def labelled(ds: xr.Dataset) -> np.ndarray:
 
 def at_checkpoints(ds: xr.Dataset, shown: Metric) -> np.ndarray:
     """The metric of each checkpoint itself, at its true weights [marker]; NaN where the result does not say."""
-    values = ds.get(f"marker_{shown.name}")
-    if values is None:
-        return np.full(ds.sizes["marker"], np.nan)
-    return np.asarray(_pick(values, shown.index), dtype=np.float64)
+    name = f"marker_{shown.name}"
+    return _pick(ds[name], shown.index) if name in ds else np.full(ds.sizes["marker"], np.nan)
 
 
 def _pick(values: xr.DataArray, index: str) -> np.ndarray:

@@ -25,6 +25,7 @@ from landscape_app.task import Task
 from landscape_app.text import explain
 
 POLL_MS = 200
+FIRST_POLL_MS = 50  # until there is a result
 WATCH_MS = 2000
 MOST_JOBS = 200  # that are listed
 RUNNER = Runner(workers=2)
@@ -295,6 +296,8 @@ class Run:
         news: dict[str, Any] = {"job": now}
         if now.result is not None and (now.version != self._seen or now.state.final):
             self._seen = now.version
+            if self._timer is not None:
+                self._timer.period = POLL_MS
             entry = Entry(self.number, now, self._request, since=self._since, kept=self._kept)
             self.session.keep(entry)
             self.session.cache.keep(self.session.state.project, entry, self._stamps)
@@ -335,7 +338,7 @@ class Run:
         self.job = self.session.runner.submit(steps)
         self.poll()
         if self._timer is None and self.task.busy:
-            self._timer = pn.state.add_periodic_callback(self.poll, POLL_MS)
+            self._timer = pn.state.add_periodic_callback(self.poll, FIRST_POLL_MS)
 
     def _take(self, found: Entry) -> None:
         """Show a result of the server's cache."""
