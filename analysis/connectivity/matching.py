@@ -8,9 +8,8 @@ arXiv:1511.07543.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,7 +26,6 @@ from .symmetries import Symmetries
 STARTS = ("identity", "sorted", "activations")
 STEP = 1e-12  # a step counts if the objective rises by more than this part of its scale
 SWEEPS = 100
-SMALL = 2**16  # entries of a tensor: the rows of smaller ones are multiplied together
 GRID = 2.0**-36  # similarities are rounded to this part of the largest, so that rounding errors do not decide
 
 Gram = Callable[[Group], np.ndarray]
@@ -99,115 +97,188 @@ def match_weights(
             first = match_activations(symmetries, problem, reference, moving).permutation
         else:
             first = symmetries.random(int(rng.integers(2**31)))
-        found.append(ascent.run(first, start, rng, problem))
+        found.append(ascent.run(first, start, rng))
     if problem is None:
-        return max(found, key=lambda m: m.objective)
-    return min(found, key=lambda m: (not np.isfinite(m.midpoint), m.midpoint))
+        return ascent.checked(max(found, key=lambda climb: round(climb.history[-1] / (GRID * ascent.scale))))
+    matchings = [ascent.checked(climb) for climb in found]
+    middles = [midpoint_loss(problem, reference, m.checkpoint) for m in matchings]
+    matchings = [replace(m, midpoint=middle) for m, middle in zip(matchings, middles, strict=True)]
+    return min(matchings, key=lambda m: (not np.isfinite(m.midpoint), m.midpoint))
+
+
+@dataclass(frozen=True)
+class _Climb:
+    """One run of the ascent; the fields are those of Matching."""
+
+    permutation: Permutation
+    history: tuple[float, ...]
+    sweeps: int
+    converged: bool
+    start: str
 
 
 class _Ascent:
     """Coordinate ascent on the inner product of parameters."""
 
     def __init__(self, symmetries: Symmetries, reference: Checkpoint, moving: Checkpoint):
-        self.symmetries, self.reference, self.moving = symmetries, reference, moving
+        self.symmetries, self.moving = symmetries, moving
         self.a, self.b = (_as_float64(c.weights) for c in (reference, moving))
-        self.names = [sorted({name for name, _ in g.all_places()} & set(self.a)) for g in symmetries.groups]
         self.scale = float(np.sqrt(_inner(self.a, self.a, self.a) * _inner(self.b, self.b, self.b)))
-        self._units: dict[int, tuple[list[_Units], list[_Units], Tensor]] = {}  # of a group, see _of
+        places = [[place for place in group.all_places() if place[0] in self.a] for group in symmetries.groups]
+        moved = {place for own in places for place in own}
+        self.units = {id(g): _Units(g, self.a, self.b, moved) for group in symmetries.groups for g in _within(group)}
+        self.names = [{name for name, _ in own} for own in places]
+        self.alone = [len(names) == len(own) for names, own in zip(self.names, places, strict=True)]
 
     def sorted_start(self) -> Permutation:
         """One assignment for each group, of rows whose entries are sorted."""
         result = self.symmetries.identity()
         for group in self.symmetries.groups:
-            result = result.then(self._step(group, self._products_of_sorted))
+            result = result.then(assigned([group], self.symmetries, lambda g: self.units[id(g)].products_of_sorted()))
         return result
 
-    def run(self, first: Permutation, start: str, rng: np.random.Generator, problem: Problem | None) -> Matching:
-        permutation, now = first, first.tensors(self.b)
-        inner = _inners(self.a, now, self.a)
-        total = sum(inner.values())
+    def run(self, first: Permutation, start: str, rng: np.random.Generator) -> _Climb:
+        permutation, total = first, self._objective(first, self.a)
         history, sweeps, moved = [total], 0, True
-        settled: set[int] = set()  # groups whose last step was none, and whose weights are still what they were
+        settled: set[int] = set()  # groups that have no step to take until another takes one
         while moved and sweeps < SWEEPS:
             moved, sweeps = False, sweeps + 1
             for i in rng.permutation(len(self.symmetries.groups)).tolist():
                 if i in settled:
                     continue
-                step = self._step(self.symmetries.groups[i], partial(self._products, now))
-                if not step.moved:
-                    settled.add(i)
-                    continue
-                after = step.tensors({name: now[name] for name in self.names[i]})
-                anew = _inners(self.a, after, after)
-                rise = sum(value - inner[name] for name, value in anew.items())
+                step, rise = self._step(i, permutation)
+                settled.add(i)
                 if rise > STEP * self.scale:
                     permutation, moved = permutation.then(step), True
-                    now, inner = {**now, **after}, {**inner, **anew}
                     total += rise
                     history.append(total)
-                    settled = {j for j in settled if not set(self.names[i]) & set(self.names[j])}
-                else:
-                    settled.add(i)
-        objective = _inner(self.a, permutation.tensors(self.b), self.a)
+                    settled = {j for j in settled if not self.names[i] & self.names[j]}
+                    if self.alone[i]:
+                        settled.add(i)
+        return _Climb(permutation, tuple(history), sweeps, not moved, start)
+
+    def _step(self, i: int, permutation: Permutation) -> tuple[Permutation, float]:
+        """The best step of one group, and by how much the objective rises."""
+        group, grams = self.symmetries.groups[i], {}
+
+        def gram(g: Group) -> np.ndarray:
+            grams[id(g)] = self.units[id(g)].products(permutation)
+            return grams[id(g)]
+
+        step = assigned([group], self.symmetries, gram)
+        if not step.indices:
+            return step, 0.0
+        if self.alone[i]:
+            return step, sum(self.units[g].rise(gram, step) for g, gram in grams.items())
+        after = permutation.then(step)
+        return step, self._objective(after, self.names[i]) - self._objective(permutation, self.names[i])
+
+    def _objective(self, permutation: Permutation, names: Iterable[str]) -> float:
+        """The part of some tensors in the inner product."""
+        return _inner(self.a, permutation.tensors({name: self.b[name] for name in names}), names)
+
+    def checked(self, climb: _Climb) -> Matching:
+        """What a run found, with the objective computed anew."""
+        objective, total = self._objective(climb.permutation, self.a), climb.history[-1]
         if abs(objective - total) > 1e-8 * max(self.scale, abs(objective)):
             raise SymmetryError(f"The objective is {objective:.12g}, and the steps add up to {total:.12g}.")
-        checkpoint = permutation.apply(self.moving)
-        middle = float("nan") if problem is None else midpoint_loss(problem, self.reference, checkpoint)
-        return Matching(permutation, checkpoint, objective, tuple(history), sweeps, not moved, start, middle)
+        checkpoint = climb.permutation.apply(self.moving)
+        return Matching(
+            climb.permutation, checkpoint, objective, climb.history, climb.sweeps, climb.converged, climb.start
+        )
 
-    def _step(self, group: Group, gram: Gram) -> Permutation:
-        return assigned([group], self.symmetries, gram)
 
-    def _of(self, group: Group) -> tuple[list[_Units], list[_Units], Tensor]:
-        """What belongs to a group's units in small and in large tensors, and the reference's rows of the small ones."""
-        if id(group) not in self._units:
-            places = group.places.items()
-            every = [_Units(place, indices, self.a[place[0]]) for place, indices in places if place[0] in self.a]
-            small = [part for part in every if self.a[part.name].numel() <= SMALL]
-            count = group.size * group.copies
-            rows = torch.cat([torch.zeros(count, 0, dtype=torch.float64), *(part.rows(self.a) for part in small)], 1)
-            self._units[id(group)] = small, [part for part in every if part not in small], rows
-        return self._units[id(group)]
-
-    def _products(self, now: Mapping[str, Tensor], group: Group) -> np.ndarray:
-        """Inner products [units, units] of what belongs to each unit."""
-        small, large, rows = self._of(group)
-        total = rows @ torch.cat([rows[:, :0], *(part.rows(now) for part in small)], 1).T
-        for part in large:
-            total.addmm_(part.rows(self.a), part.rows(now).T)
-        return total.numpy()
-
-    def _products_of_sorted(self, group: Group) -> np.ndarray:
-        """The same with the entries of each unit in order of size."""
-        small, large, rows = self._of(group)
-        total = rows.new_zeros(len(rows), len(rows))
-        for part in (*small, *large):
-            a, b = (torch.from_numpy(np.sort(part.rows(tensors).numpy(), axis=1)) for tensors in (self.a, self.b))
-            total.addmm_(a, b.T)
-        return total.numpy()
+def _within(group: Group) -> list[Group]:
+    return [group, *(g for inner in group.inner for g in _within(inner))]
 
 
 class _Units:
-    """What a tensor holds of each unit of a group: its entries along one axis."""
+    """What two sets of tensors hold of each unit of a group.
 
-    def __init__(self, place: Place, indices: np.ndarray, tensor: Tensor):
-        self.name, self.axis = place
-        self._count = int(np.prod(indices.shape[:-1]))
-        order = indices.ravel()
-        whole = len(order) == tensor.shape[self.axis] and bool((order == np.arange(len(order))).all())
-        self._order = None if whole else torch.from_numpy(order)
+    What no other axis moves is multiplied in one product; of the others each product is kept.
+    """
 
-    def rows(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """[units, entries] of one of some tensors."""
-        rows = tensors[self.name].movedim(self.axis, 0)
-        return (rows if self._order is None else rows.index_select(0, self._order)).reshape(self._count, -1)
+    def __init__(self, group: Group, a: Mapping[str, Tensor], b: Mapping[str, Tensor], moved: Collection[Place]):
+        count = group.size * group.copies
+        every = [_Part(p, group.places[p].reshape(count, -1), a, b, moved) for p in group.places if p[0] in a]
+        self.every, self.parts = every, [part for part in every if part.others]
+        none = torch.zeros(count, 0, dtype=torch.float64)
+        fixed = [part for part in every if not part.others]
+        self.a = torch.cat([none, *(part.a for part in fixed)], 1)
+        self.b = torch.cat([none.T, *(part.b for part in fixed)])
+        self.place, self.first, self.unit_of = None, np.arange(count), np.arange(count)
+        for self.place, indices in list(group.places.items())[:1]:
+            self.first = indices.reshape(count, -1)[:, 0]
+            self.unit_of = np.zeros(indices.max() + 1, dtype=np.int64)
+            self.unit_of[self.first] = np.arange(count)
+
+    def order(self, permutation: Permutation) -> np.ndarray:
+        """Which unit takes the place of each."""
+        if self.place is None:
+            return self.first
+        return self.unit_of[permutation.indices[self.place][self.first]]
+
+    def products(self, permutation: Permutation) -> np.ndarray:
+        """Inner products [units, units] of the first's with the permuted second's."""
+        total = self.a @ self.b
+        for part in self.parts:
+            total += part.product(permutation)
+        return total.numpy().take(self.order(permutation), 1)
+
+    def products_of_sorted(self) -> np.ndarray:
+        """Inner products [units, units] with the entries of each unit of a tensor in order of size."""
+        total = torch.zeros(len(self.a), len(self.a), dtype=torch.float64)
+        for part in self.every:
+            a, b = (torch.from_numpy(np.sort(rows.numpy(), axis=1)) for rows in (part.a, part.b.T.contiguous()))
+            total.addmm_(a, b.T)
+        return total.numpy()
+
+    def rise(self, products: np.ndarray, step: Permutation) -> float:
+        """How much the sum over the places of the units rises with a step."""
+        return float(products[np.arange(len(products)), self.order(step)].sum() - products.trace())
+
+
+class _Part:
+    """What a tensor of each set holds of each unit of a group: its entries along one axis.
+
+    a: [units, entries]; b: [entries, units]. others: other axes that symmetries move.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        indices: np.ndarray,
+        a: Mapping[str, Tensor],
+        b: Mapping[str, Tensor],
+        moved: Collection[Place],
+    ):
+        name, axis = place
+        self.others = [other for other in range(a[name].ndim) if other != axis and (name, other) in moved]
+        order = torch.from_numpy(indices.ravel())
+        x, y = (t[name].index_select(axis, order).movedim(axis, -1).unflatten(-1, indices.shape) for t in (a, b))
+        self.a = x.movedim(-2, 0).reshape(len(indices), -1)
+        y = y.transpose(-1, -2).contiguous()
+        self.b = y.reshape(-1, len(indices))
+        self._b, self._places = y.numpy(), [(name, other) for other in self.others]
+        self._axes = [other - (other > axis) for other in self.others]
+        self._kept: tuple[list[np.ndarray], Tensor] | None = None
+
+    def product(self, permutation: Permutation) -> Tensor:
+        """Inner products [units, units] with the other axes of the second permuted; its units are in their own order."""
+        indices = [permutation.indices[place] for place in self._places]
+        if self._kept is not None and all(x is y for x, y in zip(self._kept[0], indices, strict=True)):
+            return self._kept[1]
+        b = self._b
+        for axis, index in zip(self._axes, indices, strict=True):
+            b = b.take(index, axis)
+        product = self.a @ torch.from_numpy(b).reshape(self.b.shape)
+        if product.numel() <= self.a.numel():
+            self._kept = indices, product
+        return product
 
 
 def assigned(groups: Sequence[Group], symmetries: Symmetries, gram: Gram) -> Permutation:
-    """The element of some groups with the largest sum of similarities gram(group) [copies * size, copies * size].
-
-    gram makes a new array at each call.
-    """
+    """The element of some groups with the largest sum of similarities gram(group) [copies * size, copies * size]."""
     choices: dict[tuple[int, int, int], np.ndarray] = {}
     for group in groups:
         grams: dict[int, np.ndarray] = {}
@@ -221,9 +292,10 @@ def assigned(groups: Sequence[Group], symmetries: Symmetries, gram: Gram) -> Per
 def _gather(group: Group, gram: Gram, grams: dict[int, np.ndarray]) -> None:
     matrix = gram(group)
     step = float(max(matrix.max(initial=0), -matrix.min(initial=0))) * GRID
-    if step > 0:  # in place: these are the largest arrays that there are
-        matrix /= step
+    if step > 0:
+        matrix = matrix / step
         np.rint(matrix, out=matrix)
+        matrix -= np.rint(matrix.mean(0))  # what a column has in common decides nothing, but costs the solver time
         matrix *= step
     grams[id(group)] = matrix
     for inner in group.inner:
