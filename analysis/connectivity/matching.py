@@ -29,6 +29,7 @@ SWEEPS = 100
 GRID = 2.0**-36  # similarities are rounded to this part of the largest, so that rounding errors do not decide
 
 Gram = Callable[[Group], np.ndarray]
+Orders = dict[int, np.ndarray]  # by the id of a group [copies * size]: which unit takes the place of each
 
 
 @dataclass(frozen=True)
@@ -84,19 +85,19 @@ def match_weights(
     if "activations" in starts and problem is None:
         raise LandscapeError("The start 'activations' needs the data of a problem: pass problem=, or leave it out.")
     for checkpoint in (reference, moving):
-        symmetries.identity().apply(checkpoint)
+        symmetries.identity().check(checkpoint)
     ascent = _Ascent(symmetries, reference, moving)
     found = []
     for number, start in enumerate([*starts, *(f"random {i + 1}" for i in range(restarts))]):
         rng = np.random.default_rng([seed, number])
-        if start == "identity":
-            first = symmetries.identity()
-        elif start == "sorted":
+        if start == "sorted":
             first = ascent.sorted_start()
+        elif start == "identity":
+            first = _orders(symmetries, symmetries.identity())
         elif start == "activations" and problem is not None:
-            first = match_activations(symmetries, problem, reference, moving).permutation
+            first = _orders(symmetries, match_activations(symmetries, problem, reference, moving).permutation)
         else:
-            first = symmetries.random(int(rng.integers(2**31)))
+            first = _orders(symmetries, symmetries.random(int(rng.integers(2**31))))
         found.append(ascent.run(first, start, rng))
     if problem is None:
         return ascent.checked(max(found, key=lambda climb: round(climb.history[-1] / (GRID * ascent.scale))))
@@ -108,9 +109,9 @@ def match_weights(
 
 @dataclass(frozen=True)
 class _Climb:
-    """One run of the ascent; the fields are those of Matching."""
+    """One run of the ascent; the other fields are those of Matching."""
 
-    permutation: Permutation
+    orders: Orders
     history: tuple[float, ...]
     sweeps: int
     converged: bool
@@ -124,21 +125,18 @@ class _Ascent:
         self.symmetries, self.moving = symmetries, moving
         self.a, self.b = (_as_float64(c.weights) for c in (reference, moving))
         self.scale = float(np.sqrt(_inner(self.a, self.a, self.a) * _inner(self.b, self.b, self.b)))
-        places = [[place for place in group.all_places() if place[0] in self.a] for group in symmetries.groups]
-        moved = {place for own in places for place in own}
-        self.units = {id(g): _Units(g, self.a, self.b, moved) for group in symmetries.groups for g in _within(group)}
+        places = [{p for g in group.all_groups for p in g.places if p[0] in self.a} for group in symmetries.groups]
         self.names = [{name for name, _ in own} for own in places]
         self.alone = [len(names) == len(own) for names, own in zip(self.names, places, strict=True)]
+        movers = _movers(symmetries)
+        self.units = {id(g): _Units(g, self.a, self.b, movers) for group in symmetries.groups for g in group.all_groups}
 
-    def sorted_start(self) -> Permutation:
+    def sorted_start(self) -> Orders:
         """One assignment for each group, of rows whose entries are sorted."""
-        result = self.symmetries.identity()
-        for group in self.symmetries.groups:
-            result = result.then(assigned([group], self.symmetries, lambda g: self.units[id(g)].products_of_sorted()))
-        return result
+        return assigned(self.symmetries.groups, lambda group: self.units[id(group)].products_of_sorted())
 
-    def run(self, first: Permutation, start: str, rng: np.random.Generator) -> _Climb:
-        permutation, total = first, self._objective(first, self.a)
+    def run(self, first: Orders, start: str, rng: np.random.Generator) -> _Climb:
+        orders, total = first, self._objective(first, self.a)
         history, sweeps, moved = [total], 0, True
         settled: set[int] = set()  # groups that have no step to take until another takes one
         while moved and sweeps < SWEEPS:
@@ -146,50 +144,77 @@ class _Ascent:
             for i in rng.permutation(len(self.symmetries.groups)).tolist():
                 if i in settled:
                     continue
-                step, rise = self._step(i, permutation)
-                settled.add(i)
+                after, rise = self._step(i, orders)
                 if rise > STEP * self.scale:
-                    permutation, moved = permutation.then(step), True
+                    orders, moved = after, True
                     total += rise
                     history.append(total)
                     settled = {j for j in settled if not self.names[i] & self.names[j]}
-                    if self.alone[i]:
-                        settled.add(i)
-        return _Climb(permutation, tuple(history), sweeps, not moved, start)
+                if self.alone[i] or rise <= STEP * self.scale:
+                    settled.add(i)
+        return _Climb(orders, tuple(history), sweeps, not moved, start)
 
-    def _step(self, i: int, permutation: Permutation) -> tuple[Permutation, float]:
-        """The best step of one group, and by how much the objective rises."""
-        group, grams = self.symmetries.groups[i], {}
+    def _step(self, i: int, orders: Orders) -> tuple[Orders, float]:
+        """The orders after the best step of one group, and by how much the objective rises."""
+        grams: dict[int, np.ndarray] = {}
 
-        def gram(g: Group) -> np.ndarray:
-            grams[id(g)] = self.units[id(g)].products(permutation)
-            return grams[id(g)]
+        def gram(group: Group) -> np.ndarray:
+            grams[id(group)] = self.units[id(group)].products(orders)
+            return grams[id(group)]
 
-        step = assigned([group], self.symmetries, gram)
-        if not step.indices:
-            return step, 0.0
+        step = assigned([self.symmetries.groups[i]], gram)
+        after = {**orders, **{group: orders[group][order] for group, order in step.items()}}
         if self.alone[i]:
-            return step, sum(self.units[g].rise(gram, step) for g, gram in grams.items())
-        after = permutation.then(step)
-        return step, self._objective(after, self.names[i]) - self._objective(permutation, self.names[i])
+            return after, sum(float((grams[g][np.arange(len(order)), order] - grams[g].diagonal()).sum()) for g, order in step.items())
+        return after, self._objective(after, self.names[i]) - self._objective(orders, self.names[i])
 
-    def _objective(self, permutation: Permutation, names: Iterable[str]) -> float:
+    def _objective(self, orders: Orders, names: Collection[str]) -> float:
         """The part of some tensors in the inner product."""
+        permutation = _permutation(self.symmetries, orders)
         return _inner(self.a, permutation.tensors({name: self.b[name] for name in names}), names)
 
     def checked(self, climb: _Climb) -> Matching:
         """What a run found, with the objective computed anew."""
-        objective, total = self._objective(climb.permutation, self.a), climb.history[-1]
+        permutation = _permutation(self.symmetries, climb.orders)
+        checkpoint = permutation.apply(self.moving)
+        objective, total = _inner(self.a, _as_float64(checkpoint.weights), self.a), climb.history[-1]
         if abs(objective - total) > 1e-8 * max(self.scale, abs(objective)):
             raise SymmetryError(f"The objective is {objective:.12g}, and the steps add up to {total:.12g}.")
-        checkpoint = climb.permutation.apply(self.moving)
-        return Matching(
-            climb.permutation, checkpoint, objective, climb.history, climb.sweeps, climb.converged, climb.start
-        )
+        return Matching(permutation, checkpoint, objective, climb.history, climb.sweeps, climb.converged, climb.start)
 
 
-def _within(group: Group) -> list[Group]:
-    return [group, *(g for inner in group.inner for g in _within(inner))]
+def _permutation(symmetries: Symmetries, orders: Orders) -> Permutation:
+    def choose(group: Group, copy: int, source: int) -> np.ndarray:
+        return orders[id(group)][copy * group.size : (copy + 1) * group.size] - source * group.size
+
+    groups = [group for group in symmetries.groups if id(group) in orders]
+    return symmetries.identity().then(Permutation.of(groups, symmetries.sizes, choose))
+
+
+def _orders(symmetries: Symmetries, permutation: Permutation) -> Orders:
+    return {id(g): _order(g, permutation) for group in symmetries.groups for g in group.all_groups}
+
+
+def _order(group: Group, permutation: Permutation) -> np.ndarray:
+    if not group.places:
+        inner = group.inner[0]
+        return _order(inner, permutation)[:: inner.size] // inner.size
+    place, indices = next(iter(group.places.items()))
+    first = indices.reshape(group.copies * group.size, -1)[:, 0]
+    unit = np.zeros(len(permutation.indices[place]), dtype=np.int64)
+    unit[first] = np.arange(len(first))
+    return unit[permutation.indices[place][first]]
+
+
+Movers = dict[Place, list[tuple[int, np.ndarray]]]  # of each place the groups that move it, and the indices of their units
+
+
+def _movers(symmetries: Symmetries) -> Movers:
+    found: Movers = {}
+    for group in (g for group in symmetries.groups for g in group.all_groups):
+        for place, indices in group.places.items():
+            found.setdefault(place, []).append((id(group), indices.reshape(group.copies * group.size, -1)))
+    return found
 
 
 class _Units:
@@ -198,95 +223,91 @@ class _Units:
     What no other axis moves is multiplied in one product; of the others each product is kept.
     """
 
-    def __init__(self, group: Group, a: Mapping[str, Tensor], b: Mapping[str, Tensor], moved: Collection[Place]):
+    def __init__(self, group: Group, a: Mapping[str, Tensor], b: Mapping[str, Tensor], movers: Movers):
         count = group.size * group.copies
-        every = [_Part(p, group.places[p].reshape(count, -1), a, b, moved) for p in group.places if p[0] in a]
-        self.every, self.parts = every, [part for part in every if part.others]
+        self.group = id(group)
+        self.every = [_Part(p, i.reshape(count, -1), a, b, movers) for p, i in group.places.items() if p[0] in a]
+        self.parts = [part for part in self.every if part.others]
+        fixed = [part for part in self.every if not part.others]
         none = torch.zeros(count, 0, dtype=torch.float64)
-        fixed = [part for part in every if not part.others]
         self.a = torch.cat([none, *(part.a for part in fixed)], 1)
         self.b = torch.cat([none.T, *(part.b for part in fixed)])
-        self.place, self.first, self.unit_of = None, np.arange(count), np.arange(count)
-        for self.place, indices in list(group.places.items())[:1]:
-            self.first = indices.reshape(count, -1)[:, 0]
-            self.unit_of = np.zeros(indices.max() + 1, dtype=np.int64)
-            self.unit_of[self.first] = np.arange(count)
 
-    def order(self, permutation: Permutation) -> np.ndarray:
-        """Which unit takes the place of each."""
-        if self.place is None:
-            return self.first
-        return self.unit_of[permutation.indices[self.place][self.first]]
-
-    def products(self, permutation: Permutation) -> np.ndarray:
-        """Inner products [units, units] of the first's with the permuted second's."""
+    def products(self, orders: Orders) -> np.ndarray:
+        """Inner products [units, units] of the first's with the second's, these in an order."""
         total = self.a @ self.b
         for part in self.parts:
-            total += part.product(permutation)
-        return total.numpy().take(self.order(permutation), 1)
+            total += part.product(orders)
+        return total.numpy().take(orders[self.group], 1)
 
     def products_of_sorted(self) -> np.ndarray:
         """Inner products [units, units] with the entries of each unit of a tensor in order of size."""
         total = torch.zeros(len(self.a), len(self.a), dtype=torch.float64)
         for part in self.every:
-            a, b = (torch.from_numpy(np.sort(rows.numpy(), axis=1)) for rows in (part.a, part.b.T.contiguous()))
+            a, b = part.a, part.b.T.contiguous()
+            if a.shape[1] > 1:
+                a, b = (torch.from_numpy(np.sort(rows.numpy(), axis=1)) for rows in (a, b))
             total.addmm_(a, b.T)
         return total.numpy()
-
-    def rise(self, products: np.ndarray, step: Permutation) -> float:
-        """How much the sum over the places of the units rises with a step."""
-        return float(products[np.arange(len(products)), self.order(step)].sum() - products.trace())
 
 
 class _Part:
     """What a tensor of each set holds of each unit of a group: its entries along one axis.
 
-    a: [units, entries]; b: [entries, units]. others: other axes that symmetries move.
+    a: [units, entries]; b: [entries, units]. others: what moves its other axes, with its axis in `_b`.
     """
 
     def __init__(
-        self,
-        place: Place,
-        indices: np.ndarray,
-        a: Mapping[str, Tensor],
-        b: Mapping[str, Tensor],
-        moved: Collection[Place],
+        self, place: Place, indices: np.ndarray, a: Mapping[str, Tensor], b: Mapping[str, Tensor], movers: Movers
     ):
         name, axis = place
-        self.others = [other for other in range(a[name].ndim) if other != axis and (name, other) in moved]
-        order = torch.from_numpy(indices.ravel())
-        x, y = (t[name].index_select(axis, order).movedim(axis, -1).unflatten(-1, indices.shape) for t in (a, b))
-        self.a = x.movedim(-2, 0).reshape(len(indices), -1)
-        y = y.transpose(-1, -2).contiguous()
-        self.b = y.reshape(-1, len(indices))
-        self._b, self._places = y.numpy(), [(name, other) for other in self.others]
-        self._axes = [other - (other > axis) for other in self.others]
+        order = indices.ravel()
+        x, y = (t[name].movedim(axis, 0) for t in (a, b))
+        if len(order) < len(x) or (order != np.arange(len(order))).any():
+            x, y = (t.index_select(0, torch.from_numpy(order)) for t in (x, y))
+        self.a = x.reshape(len(indices), -1)
+        self._b = y.reshape(*indices.shape, *y.shape[1:]).movedim(0, -1).contiguous()
+        self.b = self._b.reshape(-1, len(indices))
+        places = {i + (i < axis): (name, i) for i in range(y.ndim) if i != axis}
+        self.others = {i: movers[place] for i, place in places.items() if place in movers}
         self._kept: tuple[list[np.ndarray], Tensor] | None = None
 
-    def product(self, permutation: Permutation) -> Tensor:
-        """Inner products [units, units] with the other axes of the second permuted; its units are in their own order."""
-        indices = [permutation.indices[place] for place in self._places]
-        if self._kept is not None and all(x is y for x, y in zip(self._kept[0], indices, strict=True)):
+    def product(self, orders: Orders) -> Tensor:
+        """Inner products [units, units] with the other axes of the second in their orders, its units in their own."""
+        now = [orders[group] for others in self.others.values() for group, _ in others]
+        if self._kept is not None and all(x is y for x, y in zip(self._kept[0], now, strict=True)):
             return self._kept[1]
-        b = self._b
-        for axis, index in zip(self._axes, indices, strict=True):
+        b = self._b.numpy()
+        for axis, others in self.others.items():
+            index = np.arange(b.shape[axis])
+            for group, indices in others:
+                index[indices] = indices[orders[group]]
             b = b.take(index, axis)
         product = self.a @ torch.from_numpy(b).reshape(self.b.shape)
         if product.numel() <= self.a.numel():
-            self._kept = indices, product
+            self._kept = now, product
         return product
 
 
-def assigned(groups: Sequence[Group], symmetries: Symmetries, gram: Gram) -> Permutation:
-    """The element of some groups with the largest sum of similarities gram(group) [copies * size, copies * size]."""
-    choices: dict[tuple[int, int, int], np.ndarray] = {}
+def assigned(groups: Sequence[Group], gram: Gram) -> Orders:
+    """The orders with the largest sum of similarities gram(group) [copies * size, copies * size]."""
+    orders: Orders = {}
     for group in groups:
         grams: dict[int, np.ndarray] = {}
+        choices: dict[tuple[int, int, int], np.ndarray] = {}
         _gather(group, gram, grams)
         _best(group, 0, 0, grams, choices)
-    if all((choice == np.arange(len(choice))).all() for choice in choices.values()):
-        return Permutation({})
-    return Permutation.of(groups, symmetries.sizes, lambda group, copy, source: choices[id(group), copy, source])
+        _chosen(group, np.zeros(1, dtype=np.int64), choices, orders)
+    return orders
+
+
+def _chosen(
+    group: Group, outer: np.ndarray, choices: Mapping[tuple[int, int, int], np.ndarray], orders: Orders
+) -> None:
+    own = [choices[id(group), copy, source] + source * group.size for copy, source in enumerate(outer.tolist())]
+    orders[id(group)] = np.concatenate(own)
+    for inner in group.inner:
+        _chosen(inner, orders[id(group)], choices, orders)
 
 
 def _gather(group: Group, gram: Gram, grams: dict[int, np.ndarray]) -> None:
@@ -348,7 +369,7 @@ def match_activations(symmetries: Symmetries, problem: Problem, reference: Check
     are and are listed in `left`. Raises SymmetryError for checkpoints of another model.
     """
     for checkpoint in (reference, moving):
-        symmetries.identity().apply(checkpoint)
+        symmetries.identity().check(checkpoint)
     similar = _correlations(problem, reference, moving, _read(problem.model))
 
     def gram(group: Group, read: bool) -> np.ndarray:
@@ -370,7 +391,7 @@ def match_activations(symmetries: Symmetries, problem: Problem, reference: Check
     seen = [shown(group) for group in symmetries.groups]
     left = [group for group, here in zip(symmetries.groups, seen, strict=True) if not here]
     matched = [group for group, here in zip(symmetries.groups, seen, strict=True) if here]
-    permutation = symmetries.identity().then(assigned(matched, symmetries, either))
+    permutation = _permutation(symmetries, assigned(matched, either))
     checkpoint = permutation.apply(moving)
     a, b = (_as_float64(c.weights) for c in (reference, checkpoint))
     names = tuple("{}: {}[{}]".format(group.structure, *min(group.all_places())) for group in left)
