@@ -90,14 +90,14 @@ def match_weights(
     found = []
     for number, start in enumerate([*starts, *(f"random {i + 1}" for i in range(restarts))]):
         rng = np.random.default_rng([seed, number])
-        if start == "sorted":
+        if start == "identity":
+            first = symmetries.identity()
+        elif start == "sorted":
             first = ascent.sorted_start()
-        elif start == "identity":
-            first = _orders(symmetries, symmetries.identity())
         elif start == "activations" and problem is not None:
-            first = _orders(symmetries, match_activations(symmetries, problem, reference, moving).permutation)
+            first = match_activations(symmetries, problem, reference, moving).permutation
         else:
-            first = _orders(symmetries, symmetries.random(int(rng.integers(2**31))))
+            first = symmetries.random(int(rng.integers(2**31)))
         found.append(ascent.run(first, start, rng))
     if problem is None:
         return ascent.checked(max(found, key=lambda climb: round(climb.history[-1] / (GRID * ascent.scale))))
@@ -131,12 +131,13 @@ class _Ascent:
         movers = _movers(symmetries)
         self.units = {id(g): _Units(g, self.a, self.b, movers) for group in symmetries.groups for g in group.all_groups}
 
-    def sorted_start(self) -> Orders:
+    def sorted_start(self) -> Permutation:
         """One assignment for each group, of rows whose entries are sorted."""
-        return assigned(self.symmetries.groups, lambda group: self.units[id(group)].products_of_sorted())
+        orders = assigned(self.symmetries.groups, lambda group: self.units[id(group)].products_of_sorted())
+        return _permutation(self.symmetries, orders)
 
-    def run(self, first: Orders, start: str, rng: np.random.Generator) -> _Climb:
-        orders, total = first, self._objective(first, self.a)
+    def run(self, first: Permutation, start: str, rng: np.random.Generator) -> _Climb:
+        orders, total = _orders(self.symmetries, first), self._objective(first, self.a)
         history, sweeps, moved = [total], 0, True
         settled: set[int] = set()  # groups that have no step to take until another takes one
         while moved and sweeps < SWEEPS:
@@ -165,13 +166,15 @@ class _Ascent:
         step = assigned([self.symmetries.groups[i]], gram)
         after = {**orders, **{group: orders[group][order] for group, order in step.items()}}
         if self.alone[i]:
-            return after, sum(float((grams[g][np.arange(len(order)), order] - grams[g].diagonal()).sum()) for g, order in step.items())
-        return after, self._objective(after, self.names[i]) - self._objective(orders, self.names[i])
+            moves = ((grams[group], order) for group, order in step.items())
+            return after, sum(float(gram[np.arange(len(order)), order].sum() - gram.trace()) for gram, order in moves)
+        new, old = (self._objective(_permutation(self.symmetries, o), self.names[i]) for o in (after, orders))
+        return after, new - old
 
-    def _objective(self, orders: Orders, names: Collection[str]) -> float:
+    def _objective(self, permutation: Permutation, names: Collection[str]) -> float:
         """The part of some tensors in the inner product."""
-        permutation = _permutation(self.symmetries, orders)
-        return _inner(self.a, permutation.tensors({name: self.b[name] for name in names}), names)
+        moved = permutation.tensors({name: self.b[name] for name, _ in permutation.moved if name in names})
+        return _inner(self.a, {**self.b, **moved}, [name for name in self.a if name in names])
 
     def checked(self, climb: _Climb) -> Matching:
         """What a run found, with the objective computed anew."""
