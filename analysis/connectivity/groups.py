@@ -139,19 +139,20 @@ class Permutation:
         """
         self._fit(tensors)
         moves: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
-        for name, axis in self.moved:
-            moves[name][axis] = self.indices[name, axis]
+        for (name, axis), index in self.indices.items():
+            if name in tensors and (index != np.arange(len(index))).any():
+                moves[name][axis] = index
         return {
             name: _taken(tensor, moves[name]) if name in moves else tensor.clone() for name, tensor in tensors.items()
         }
 
     def _fit(self, tensors: Mapping[str, Tensor]) -> None:
         for (name, axis), index in self.indices.items():
-            shape = tensors[name].shape if name in tensors else None
+            shape = list(tensors[name].shape) if name in tensors else None
             if shape is not None and (axis >= len(shape) or shape[axis] != len(index)):
                 raise SymmetryError(
-                    f"The permutation moves {len(index)} entries along axis {axis} of '{name}', which is {list(shape)}. "
-                    "It was found for another model; find the symmetries of this one."
+                    f"The permutation moves {len(index)} entries along axis {axis} of '{name}', which is {shape}. It "
+                    "was found for another model; find the symmetries of this one."
                 )
 
     def check(self, checkpoint: Checkpoint) -> None:

@@ -84,14 +84,15 @@ def match_weights(
         )
     if "activations" in starts and problem is None:
         raise LandscapeError("The start 'activations' needs the data of a problem: pass problem=, or leave it out.")
+    identity = symmetries.identity()
     for checkpoint in (reference, moving):
-        symmetries.identity().check(checkpoint)
+        identity.check(checkpoint)
     ascent = _Ascent(symmetries, reference, moving)
     found = []
     for number, start in enumerate([*starts, *(f"random {i + 1}" for i in range(restarts))]):
         rng = np.random.default_rng([seed, number])
         if start == "identity":
-            first = symmetries.identity()
+            first = identity
         elif start == "sorted":
             first = ascent.sorted_start()
         elif start == "activations" and problem is not None:
@@ -173,8 +174,8 @@ class _Ascent:
 
     def _objective(self, permutation: Permutation, names: Collection[str]) -> float:
         """The part of some tensors in the inner product."""
-        moved = permutation.tensors({name: self.b[name] for name, _ in permutation.moved if name in names})
-        return _inner(self.a, {**self.b, **moved}, [name for name in self.a if name in names])
+        now = permutation.tensors({name: tensor for name, tensor in self.b.items() if name in names})
+        return _inner(self.a, now, now)
 
     def checked(self, climb: _Climb) -> Matching:
         """What a run found, with the objective computed anew."""
@@ -209,12 +210,14 @@ def _order(group: Group, permutation: Permutation) -> np.ndarray:
     return unit[permutation.indices[place][first]]
 
 
-Movers = dict[Place, list[tuple[int, np.ndarray]]]  # of each place the groups that move it, and the indices of their units
+Movers = dict[
+    Place, list[tuple[int, np.ndarray]]
+]  # of each place the groups that move it, and the indices of their units
 
 
 def _movers(symmetries: Symmetries) -> Movers:
     found: Movers = {}
-    for group in (g for group in symmetries.groups for g in group.all_groups):
+    for group in (g for outer in symmetries.groups for g in outer.all_groups):
         for place, indices in group.places.items():
             found.setdefault(place, []).append((id(group), indices.reshape(group.copies * group.size, -1)))
     return found
