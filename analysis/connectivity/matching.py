@@ -128,7 +128,8 @@ class _Ascent:
         self.scale = float(np.sqrt(_inner(self.a, self.a, self.a) * _inner(self.b, self.b, self.b)))
         places = [{p for g in group.all_groups for p in g.places if p[0] in self.a} for group in symmetries.groups]
         self.names = [{name for name, _ in own} for own in places]
-        self.alone = [len(names) == len(own) for names, own in zip(self.names, places, strict=True)]
+        # groups that move no tensor along two axes: what an assignment gains is by how much the objective rises
+        self.linear = [len(names) == len(own) for names, own in zip(self.names, places, strict=True)]
         movers = _movers(symmetries)
         self.units = {id(g): _Units(g, self.a, self.b, movers) for group in symmetries.groups for g in group.all_groups}
 
@@ -152,7 +153,7 @@ class _Ascent:
                     total += rise
                     history.append(total)
                     settled = {j for j in settled if not self.names[i] & self.names[j]}
-                if self.alone[i] or rise <= STEP * self.scale:
+                if self.linear[i] or rise <= STEP * self.scale:
                     settled.add(i)
         return _Climb(orders, tuple(history), sweeps, not moved, start)
 
@@ -166,7 +167,7 @@ class _Ascent:
 
         step = assigned([self.symmetries.groups[i]], gram)
         after = {**orders, **{group: orders[group][order] for group, order in step.items()}}
-        if self.alone[i]:
+        if self.linear[i]:
             moves = ((grams[group], order) for group, order in step.items())
             return after, sum(float(gram[np.arange(len(order)), order].sum() - gram.trace()) for gram, order in moves)
         new, old = (self._objective(_permutation(self.symmetries, o), self.names[i]) for o in (after, orders))
@@ -212,7 +213,7 @@ def _order(group: Group, permutation: Permutation) -> np.ndarray:
 
 Movers = dict[
     Place, list[tuple[int, np.ndarray]]
-]  # of each place the groups that move it, and the indices of their units
+]  # the groups that move a place, and indices [units, m] of their units
 
 
 def _movers(symmetries: Symmetries) -> Movers:
@@ -224,10 +225,7 @@ def _movers(symmetries: Symmetries) -> Movers:
 
 
 class _Units:
-    """What two sets of tensors hold of each unit of a group.
-
-    What no other axis moves is multiplied in one product; of the others each product is kept.
-    """
+    """What two sets of tensors hold of each unit of a group: in one matrix where no other axis moves, else in parts."""
 
     def __init__(self, group: Group, a: Mapping[str, Tensor], b: Mapping[str, Tensor], movers: Movers):
         count = group.size * group.copies
@@ -260,7 +258,7 @@ class _Units:
 class _Part:
     """What a tensor of each set holds of each unit of a group: its entries along one axis.
 
-    a: [units, entries]; b: [entries, units]. others: what moves its other axes, with its axis in `_b`.
+    a: [units, entries]; b: [entries, units]. others: for axes of `_b` the groups that move them.
     """
 
     def __init__(
@@ -290,7 +288,7 @@ class _Part:
                 index[indices] = indices[orders[group]]
             b = b.take(index, axis)
         product = self.a @ torch.from_numpy(b).reshape(self.b.shape)
-        if product.numel() <= self.a.numel():
+        if product.numel() <= self.a.numel():  # it takes no more memory than the tensor
             self._kept = now, product
         return product
 
