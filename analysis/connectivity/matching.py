@@ -159,17 +159,19 @@ class _Ascent:
 
     def _step(self, i: int, orders: Orders) -> tuple[Orders, float]:
         """The orders after the best step of one group, and by how much the objective rises."""
-        grams: dict[int, np.ndarray] = {}
+        products: dict[int, np.ndarray] = {}
 
         def gram(group: Group) -> np.ndarray:
-            grams[id(group)] = self.units[id(group)].products(orders)
-            return grams[id(group)]
+            products[id(group)] = self.units[id(group)].products(orders)
+            return products[id(group)].take(orders[id(group)], 1)
 
         step = assigned([self.symmetries.groups[i]], gram)
         after = {**orders, **{group: orders[group][order] for group, order in step.items()}}
         if self.linear[i]:
-            moves = ((grams[group], order) for group, order in step.items())
-            return after, sum(float(gram[np.arange(len(order)), order].sum() - gram.trace()) for gram, order in moves)
+            sums = [
+                [found[np.arange(len(found)), o[g]].sum() for g, found in products.items()] for o in (after, orders)
+            ]
+            return after, float(sum(sums[0]) - sum(sums[1]))
         new, old = (self._objective(_permutation(self.symmetries, o), self.names[i]) for o in (after, orders))
         return after, new - old
 
@@ -229,7 +231,6 @@ class _Units:
 
     def __init__(self, group: Group, a: Mapping[str, Tensor], b: Mapping[str, Tensor], movers: Movers):
         count = group.size * group.copies
-        self.group = id(group)
         self.every = [_Part(p, i.reshape(count, -1), a, b, movers) for p, i in group.places.items() if p[0] in a]
         self.parts = [part for part in self.every if part.others]
         fixed = [part for part in self.every if not part.others]
@@ -238,11 +239,11 @@ class _Units:
         self.b = torch.cat([none.T, *(part.b for part in fixed)])
 
     def products(self, orders: Orders) -> np.ndarray:
-        """Inner products [units, units] of the first's with the second's, these in an order."""
+        """Inner products [units, units] of the first's with the second's, whose units are in their own order."""
         total = self.a @ self.b
         for part in self.parts:
             total += part.product(orders)
-        return total.numpy().take(orders[self.group], 1)
+        return total.numpy()
 
     def products_of_sorted(self) -> np.ndarray:
         """Inner products [units, units] with the entries of each unit of a tensor in order of size."""
@@ -294,7 +295,10 @@ class _Part:
 
 
 def assigned(groups: Sequence[Group], gram: Gram) -> Orders:
-    """The orders with the largest sum of similarities gram(group) [copies * size, copies * size]."""
+    """The orders with the largest sum of similarities gram(group) [copies * size, copies * size].
+
+    gram makes a new array at each call.
+    """
     orders: Orders = {}
     for group in groups:
         grams: dict[int, np.ndarray] = {}
@@ -317,8 +321,8 @@ def _chosen(
 def _gather(group: Group, gram: Gram, grams: dict[int, np.ndarray]) -> None:
     matrix = gram(group)
     step = float(max(matrix.max(initial=0), -matrix.min(initial=0))) * GRID
-    if step > 0:
-        matrix = matrix / step
+    if step > 0:  # in place: these are the largest arrays that there are
+        matrix /= step
         np.rint(matrix, out=matrix)
         matrix -= np.rint(matrix.mean(0))  # what a column has in common decides nothing, but costs the solver time
         matrix *= step
