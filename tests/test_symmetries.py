@@ -74,6 +74,17 @@ def test_what_is_fixed_is_named_with_the_operation():
     assert found.pinned["c.weight", 0] == (3, "the output")
 
 
+def test_what_would_move_alone_stays_and_says_so():
+    """Left out of an element, nothing of the element is left that a control could see."""
+    torch.manual_seed(0)
+    parts = {"a": nn.Linear(4, 8), "b": nn.Linear(8, 2), "c": nn.Linear(6, 1, bias=False)}
+    model = zoo.Apply(lambda m, x: m.b(torch.tanh(m.a(x))) * m.c.weight.sum(), **parts)
+    found = find_symmetries(model, (torch.randn(5, 4),))
+    assert [group.size for group in found.groups] == [8]
+    assert found.pinned["c.weight", 1] == (6, "being all that would move, which has no control")
+    assert "fixed by being all that would move, which has no control: c.weight[1] (6)" in found.table()
+
+
 def test_a_module_that_cannot_be_traced_is_frozen_and_says_so():
     model, inputs, _ = zoo.make("data dependent")
     found = find_symmetries(model, inputs)

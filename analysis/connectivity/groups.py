@@ -36,19 +36,20 @@ class Group:
     @property
     def copies(self) -> int:
         """In how many outer units the group stands."""
-        return next((prod(p.shape[:-2]) for p in self.places.values()), 1)
+        if not self.places:
+            return self.inner[0].copies // self.size
+        return prod(next(iter(self.places.values())).shape[:-2])
 
     @property
     def log10_size(self) -> float:
         """log10 of the number of permutations."""
-        own = self._outer * lgamma(self.size + 1) / log(10)
+        own = self.copies * lgamma(self.size + 1) / log(10)
         return own + sum(group.log10_size for group in self.inner)
 
     @property
-    def _outer(self) -> int:
-        if self.places:
-            return self.copies
-        return self.inner[0]._outer // self.size
+    def all_groups(self) -> list[Group]:
+        """This group and those within it, at any depth."""
+        return [self, *(group for inner in self.inner for group in inner.all_groups)]
 
     @property
     def structure(self) -> str:
@@ -136,7 +137,16 @@ class Permutation:
 
         Raises SymmetryError where a tensor does not fit.
         """
+        self._fit(tensors)
         moves: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+        for (name, axis), index in self.indices.items():
+            if name in tensors and (index != np.arange(len(index))).any():
+                moves[name][axis] = index
+        return {
+            name: _taken(tensor, moves[name]) if name in moves else tensor.clone() for name, tensor in tensors.items()
+        }
+
+    def _fit(self, tensors: Mapping[str, Tensor]) -> None:
         for (name, axis), index in self.indices.items():
             shape = list(tensors[name].shape) if name in tensors else None
             if shape is not None and (axis >= len(shape) or shape[axis] != len(index)):
@@ -144,23 +154,23 @@ class Permutation:
                     f"The permutation moves {len(index)} entries along axis {axis} of '{name}', which is {shape}. It "
                     "was found for another model; find the symmetries of this one."
                 )
-            if (index != np.arange(len(index))).any():
-                moves[name][axis] = index
-        return {
-            name: _taken(tensor, moves[name]) if name in moves else tensor.clone() for name, tensor in tensors.items()
-        }
 
-    def apply(self, checkpoint: Checkpoint, name: str | None = None) -> Checkpoint:
-        """The checkpoint with weights and running statistics permuted; it loads into the same class.
-
-        Raises SymmetryError if it belongs to another model.
-        """
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Raises SymmetryError if the checkpoint belongs to another model."""
         missing = {place[0] for place in self.indices} - set(checkpoint.weights) - set(checkpoint.buffers)
         if missing:
             raise SymmetryError(
                 f"Checkpoint '{checkpoint.name}' lacks {sorted(missing)[:3]}, which the permutation moves. Load it "
                 "with problem.checkpoint(...) of the model whose symmetries were found."
             )
+        self._fit({**checkpoint.weights, **checkpoint.buffers})
+
+    def apply(self, checkpoint: Checkpoint, name: str | None = None) -> Checkpoint:
+        """The checkpoint with weights and running statistics permuted; it loads into the same class.
+
+        Raises SymmetryError if it belongs to another model.
+        """
+        self.check(checkpoint)
         weights = Weights(self.tensors(checkpoint.weights), checkpoint.weights.structure)
         buffers = self.tensors(checkpoint.buffers)
         return replace(checkpoint, weights=weights, buffers=buffers, name=name or f"π({checkpoint.name})", source="")

@@ -8,9 +8,8 @@ arXiv:1511.07543.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,10 +26,10 @@ from .symmetries import Symmetries
 STARTS = ("identity", "sorted", "activations")
 STEP = 1e-12  # a step counts if the objective rises by more than this part of its scale
 SWEEPS = 100
-SMALL = 2**16  # entries of a tensor: the rows of smaller ones are multiplied together
 GRID = 2.0**-36  # similarities are rounded to this part of the largest, so that rounding errors do not decide
 
 Gram = Callable[[Group], np.ndarray]
+Orders = dict[int, np.ndarray]  # by the id of a group [copies * size]: which unit takes the place of each
 
 
 @dataclass(frozen=True)
@@ -85,137 +84,244 @@ def match_weights(
         )
     if "activations" in starts and problem is None:
         raise LandscapeError("The start 'activations' needs the data of a problem: pass problem=, or leave it out.")
+    identity = symmetries.identity()
     for checkpoint in (reference, moving):
-        symmetries.identity().apply(checkpoint)
+        identity.check(checkpoint)
     ascent = _Ascent(symmetries, reference, moving)
     found = []
     for number, start in enumerate([*starts, *(f"random {i + 1}" for i in range(restarts))]):
         rng = np.random.default_rng([seed, number])
         if start == "identity":
-            first = symmetries.identity()
+            first = identity
         elif start == "sorted":
             first = ascent.sorted_start()
         elif start == "activations" and problem is not None:
             first = match_activations(symmetries, problem, reference, moving).permutation
         else:
             first = symmetries.random(int(rng.integers(2**31)))
-        found.append(ascent.run(first, start, rng, problem))
+        found.append(ascent.run(first, start, rng))
     if problem is None:
-        return max(found, key=lambda m: m.objective)
-    return min(found, key=lambda m: (not np.isfinite(m.midpoint), m.midpoint))
+        return ascent.checked(max(found, key=lambda climb: round(climb.history[-1] / (GRID * ascent.scale))))
+    matchings = [ascent.checked(climb) for climb in found]
+    middles = [midpoint_loss(problem, reference, m.checkpoint) for m in matchings]
+    matchings = [replace(m, midpoint=middle) for m, middle in zip(matchings, middles, strict=True)]
+    return min(matchings, key=lambda m: (not np.isfinite(m.midpoint), m.midpoint))
+
+
+@dataclass(frozen=True)
+class _Climb:
+    """One run of the ascent; the other fields are those of Matching."""
+
+    orders: Orders
+    history: tuple[float, ...]
+    sweeps: int
+    converged: bool
+    start: str
 
 
 class _Ascent:
     """Coordinate ascent on the inner product of parameters."""
 
     def __init__(self, symmetries: Symmetries, reference: Checkpoint, moving: Checkpoint):
-        self.symmetries, self.reference, self.moving = symmetries, reference, moving
+        self.symmetries, self.moving = symmetries, moving
         self.a, self.b = (_as_float64(c.weights) for c in (reference, moving))
-        self.names = [sorted({name for name, _ in g.all_places()} & set(self.a)) for g in symmetries.groups]
         self.scale = float(np.sqrt(_inner(self.a, self.a, self.a) * _inner(self.b, self.b, self.b)))
-        self._units: dict[int, tuple[list[_Units], list[_Units], Tensor]] = {}  # of a group, see _of
+        places = [{p for g in group.all_groups for p in g.places if p[0] in self.a} for group in symmetries.groups]
+        self.names = [{name for name, _ in own} for own in places]
+        # groups that move no tensor along two axes: what an assignment gains is by how much the objective rises
+        self.linear = [len(names) == len(own) for names, own in zip(self.names, places, strict=True)]
+        movers = _movers(symmetries)
+        self.units = {id(g): _Units(g, self.a, self.b, movers) for group in symmetries.groups for g in group.all_groups}
 
     def sorted_start(self) -> Permutation:
         """One assignment for each group, of rows whose entries are sorted."""
-        result = self.symmetries.identity()
-        for group in self.symmetries.groups:
-            result = result.then(self._step(group, self._products_of_sorted))
-        return result
+        orders = assigned(self.symmetries.groups, lambda group: self.units[id(group)].products_of_sorted())
+        return _permutation(self.symmetries, orders)
 
-    def run(self, first: Permutation, start: str, rng: np.random.Generator, problem: Problem | None) -> Matching:
-        permutation, now = first, first.tensors(self.b)
-        inner = _inners(self.a, now, self.a)
-        total = sum(inner.values())
+    def run(self, first: Permutation, start: str, rng: np.random.Generator) -> _Climb:
+        orders, total = _orders(self.symmetries, first), self._objective(first, self.a)
         history, sweeps, moved = [total], 0, True
-        settled: set[int] = set()  # groups whose last step was none, and whose weights are still what they were
+        settled: set[int] = set()  # groups that have no step to take until another takes one
         while moved and sweeps < SWEEPS:
             moved, sweeps = False, sweeps + 1
             for i in rng.permutation(len(self.symmetries.groups)).tolist():
                 if i in settled:
                     continue
-                step = self._step(self.symmetries.groups[i], partial(self._products, now))
-                if not step.moved:
-                    settled.add(i)
-                    continue
-                after = step.tensors({name: now[name] for name in self.names[i]})
-                anew = _inners(self.a, after, after)
-                rise = sum(value - inner[name] for name, value in anew.items())
+                after, rise = self._step(i, orders)
                 if rise > STEP * self.scale:
-                    permutation, moved = permutation.then(step), True
-                    now, inner = {**now, **after}, {**inner, **anew}
+                    orders, moved = after, True
                     total += rise
                     history.append(total)
-                    settled = {j for j in settled if not set(self.names[i]) & set(self.names[j])}
-                else:
+                    settled = {j for j in settled if not self.names[i] & self.names[j]}
+                if self.linear[i] or rise <= STEP * self.scale:
                     settled.add(i)
-        objective = _inner(self.a, permutation.tensors(self.b), self.a)
+        return _Climb(orders, tuple(history), sweeps, not moved, start)
+
+    def _step(self, i: int, orders: Orders) -> tuple[Orders, float]:
+        """The orders after the best step of one group, and by how much the objective rises."""
+        products: dict[int, np.ndarray] = {}
+
+        def gram(group: Group) -> np.ndarray:
+            products[id(group)] = self.units[id(group)].products(orders)
+            return _centred(products[id(group)].take(orders[id(group)], 1))
+
+        step = assigned([self.symmetries.groups[i]], gram)
+        after = {**orders, **{group: orders[group][order] for group, order in step.items()}}
+        if self.linear[i]:
+            sums = [
+                [found[np.arange(len(found)), o[g]].sum() for g, found in products.items()] for o in (after, orders)
+            ]
+            return after, float(sum(sums[0]) - sum(sums[1]))
+        new, old = (self._objective(_permutation(self.symmetries, o), self.names[i]) for o in (after, orders))
+        return after, new - old
+
+    def _objective(self, permutation: Permutation, names: Collection[str]) -> float:
+        """The part of some tensors in the inner product."""
+        now = permutation.tensors({name: tensor for name, tensor in self.b.items() if name in names})
+        return _inner(self.a, now, now)
+
+    def checked(self, climb: _Climb) -> Matching:
+        """What a run found, with the objective computed anew."""
+        permutation = _permutation(self.symmetries, climb.orders)
+        checkpoint = permutation.apply(self.moving)
+        objective, total = _inner(self.a, _as_float64(checkpoint.weights), self.a), climb.history[-1]
         if abs(objective - total) > 1e-8 * max(self.scale, abs(objective)):
             raise SymmetryError(f"The objective is {objective:.12g}, and the steps add up to {total:.12g}.")
-        checkpoint = permutation.apply(self.moving)
-        middle = float("nan") if problem is None else midpoint_loss(problem, self.reference, checkpoint)
-        return Matching(permutation, checkpoint, objective, tuple(history), sweeps, not moved, start, middle)
+        return Matching(permutation, checkpoint, objective, climb.history, climb.sweeps, climb.converged, climb.start)
 
-    def _step(self, group: Group, gram: Gram) -> Permutation:
-        return assigned([group], self.symmetries, gram)
 
-    def _of(self, group: Group) -> tuple[list[_Units], list[_Units], Tensor]:
-        """What belongs to a group's units in small and in large tensors, and the reference's rows of the small ones."""
-        if id(group) not in self._units:
-            places = group.places.items()
-            every = [_Units(place, indices, self.a[place[0]]) for place, indices in places if place[0] in self.a]
-            small = [part for part in every if self.a[part.name].numel() <= SMALL]
-            count = group.size * group.copies
-            rows = torch.cat([torch.zeros(count, 0, dtype=torch.float64), *(part.rows(self.a) for part in small)], 1)
-            self._units[id(group)] = small, [part for part in every if part not in small], rows
-        return self._units[id(group)]
+def _permutation(symmetries: Symmetries, orders: Orders) -> Permutation:
+    def choose(group: Group, copy: int, source: int) -> np.ndarray:
+        return orders[id(group)][copy * group.size : (copy + 1) * group.size] - source * group.size
 
-    def _products(self, now: Mapping[str, Tensor], group: Group) -> np.ndarray:
-        """Inner products [units, units] of what belongs to each unit."""
-        small, large, rows = self._of(group)
-        total = rows @ torch.cat([rows[:, :0], *(part.rows(now) for part in small)], 1).T
-        for part in large:
-            total.addmm_(part.rows(self.a), part.rows(now).T)
-        return total.numpy()
+    groups = [group for group in symmetries.groups if id(group) in orders]
+    return symmetries.identity().then(Permutation.of(groups, symmetries.sizes, choose))
 
-    def _products_of_sorted(self, group: Group) -> np.ndarray:
-        """The same with the entries of each unit in order of size."""
-        small, large, rows = self._of(group)
-        total = rows.new_zeros(len(rows), len(rows))
-        for part in (*small, *large):
-            a, b = (torch.from_numpy(np.sort(part.rows(tensors).numpy(), axis=1)) for tensors in (self.a, self.b))
-            total.addmm_(a, b.T)
-        return total.numpy()
+
+def _orders(symmetries: Symmetries, permutation: Permutation) -> Orders:
+    return {id(g): _order(g, permutation) for group in symmetries.groups for g in group.all_groups}
+
+
+def _order(group: Group, permutation: Permutation) -> np.ndarray:
+    if not group.places:
+        inner = group.inner[0]
+        return _order(inner, permutation)[:: inner.size] // inner.size
+    place, indices = next(iter(group.places.items()))
+    first = indices.reshape(group.copies * group.size, -1)[:, 0]
+    unit = np.zeros(len(permutation.indices[place]), dtype=np.int64)
+    unit[first] = np.arange(len(first))
+    return unit[permutation.indices[place][first]]
+
+
+Movers = dict[
+    Place, list[tuple[int, np.ndarray]]
+]  # the groups that move a place, and indices [units, m] of their units
+
+
+def _movers(symmetries: Symmetries) -> Movers:
+    found: Movers = {}
+    for group in (g for outer in symmetries.groups for g in outer.all_groups):
+        for place, indices in group.places.items():
+            found.setdefault(place, []).append((id(group), indices.reshape(group.copies * group.size, -1)))
+    return found
 
 
 class _Units:
-    """What a tensor holds of each unit of a group: its entries along one axis."""
+    """What two sets of tensors hold of each unit of a group: in one matrix where no other axis moves, else in parts."""
 
-    def __init__(self, place: Place, indices: np.ndarray, tensor: Tensor):
-        self.name, self.axis = place
-        self._count = int(np.prod(indices.shape[:-1]))
+    def __init__(self, group: Group, a: Mapping[str, Tensor], b: Mapping[str, Tensor], movers: Movers):
+        count = group.size * group.copies
+        self.every = [_Part(p, i.reshape(count, -1), a, b, movers) for p, i in group.places.items() if p[0] in a]
+        self.parts = [part for part in self.every if part.others]
+        fixed = [part for part in self.every if not part.others]
+        none = torch.zeros(count, 0, dtype=torch.float64)
+        self.a = torch.cat([none, *(part.a for part in fixed)], 1)
+        self.b = torch.cat([none.T, *(part.b for part in fixed)])
+
+    def products(self, orders: Orders) -> np.ndarray:
+        """Inner products [units, units] of the first's with the second's, whose units are in their own order."""
+        total = self.a @ self.b
+        for part in self.parts:
+            total += part.product(orders)
+        return total.numpy()
+
+    def products_of_sorted(self) -> np.ndarray:
+        """Inner products [units, units] with the entries of each unit of a tensor in order of size."""
+        total = torch.zeros(len(self.a), len(self.a), dtype=torch.float64)
+        for part in self.every:
+            a, b = part.a, part.b.T.contiguous()
+            if a.shape[1] > 1:
+                a, b = (torch.from_numpy(np.sort(rows.numpy(), axis=1)) for rows in (a, b))
+            total.addmm_(a, b.T)
+        return _centred(total.numpy())
+
+
+class _Part:
+    """What a tensor of each set holds of each unit of a group: its entries along one axis.
+
+    a: [units, entries]; b: [entries, units]. others: for axes of `_b` the groups that move them.
+    """
+
+    def __init__(
+        self, place: Place, indices: np.ndarray, a: Mapping[str, Tensor], b: Mapping[str, Tensor], movers: Movers
+    ):
+        name, axis = place
         order = indices.ravel()
-        whole = len(order) == tensor.shape[self.axis] and bool((order == np.arange(len(order))).all())
-        self._order = None if whole else torch.from_numpy(order)
+        x, y = (t[name].movedim(axis, 0) for t in (a, b))
+        if len(order) < len(x) or (order != np.arange(len(order))).any():
+            x, y = (t.index_select(0, torch.from_numpy(order)) for t in (x, y))
+        self.a = x.reshape(len(indices), -1)
+        self._b = y.reshape(*indices.shape, *y.shape[1:]).movedim(0, -1).contiguous()
+        self.b = self._b.reshape(-1, len(indices))
+        places = {i + (i < axis): (name, i) for i in range(y.ndim) if i != axis}
+        self.others = {i: movers[place] for i, place in places.items() if place in movers}
+        self._kept: tuple[list[np.ndarray], Tensor] | None = None
 
-    def rows(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """[units, entries] of one of some tensors."""
-        rows = tensors[self.name].movedim(self.axis, 0)
-        return (rows if self._order is None else rows.index_select(0, self._order)).reshape(self._count, -1)
+    def product(self, orders: Orders) -> Tensor:
+        """Inner products [units, units] with the other axes of the second in their orders, its units in their own."""
+        now = [orders[group] for others in self.others.values() for group, _ in others]
+        if self._kept is not None and all(x is y for x, y in zip(self._kept[0], now, strict=True)):
+            return self._kept[1]
+        b = self._b.numpy()
+        for axis, others in self.others.items():
+            index = np.arange(b.shape[axis])
+            for group, indices in others:
+                index[indices] = indices[orders[group]]
+            b = b.take(index, axis)
+        product = self.a @ torch.from_numpy(b).reshape(self.b.shape)
+        if product.numel() <= self.a.numel():  # it takes no more memory than the tensor
+            self._kept = now, product
+        return product
 
 
-def assigned(groups: Sequence[Group], symmetries: Symmetries, gram: Gram) -> Permutation:
-    """The element of some groups with the largest sum of similarities gram(group) [copies * size, copies * size].
+def assigned(groups: Sequence[Group], gram: Gram) -> Orders:
+    """The orders with the largest sum of similarities gram(group) [copies * size, copies * size].
 
     gram makes a new array at each call.
     """
-    choices: dict[tuple[int, int, int], np.ndarray] = {}
+    orders: Orders = {}
     for group in groups:
         grams: dict[int, np.ndarray] = {}
+        choices: dict[tuple[int, int, int], np.ndarray] = {}
         _gather(group, gram, grams)
         _best(group, 0, 0, grams, choices)
-    if all((choice == np.arange(len(choice))).all() for choice in choices.values()):
-        return Permutation({})
-    return Permutation.of(groups, symmetries.sizes, lambda group, copy, source: choices[id(group), copy, source])
+        _chosen(group, np.zeros(1, dtype=np.int64), choices, orders)
+    return orders
+
+
+def _chosen(
+    group: Group, outer: np.ndarray, choices: Mapping[tuple[int, int, int], np.ndarray], orders: Orders
+) -> None:
+    own = [choices[id(group), copy, source] + source * group.size for copy, source in enumerate(outer.tolist())]
+    orders[id(group)] = np.concatenate(own)
+    for inner in group.inner:
+        _chosen(inner, orders[id(group)], choices, orders)
+
+
+def _centred(matrix: np.ndarray) -> np.ndarray:
+    """In place, less the mean of each column, which decides nothing: the solver takes less time."""
+    matrix -= matrix.mean(0)
+    return matrix
 
 
 def _gather(group: Group, gram: Gram, grams: dict[int, np.ndarray]) -> None:
@@ -276,7 +382,7 @@ def match_activations(symmetries: Symmetries, problem: Problem, reference: Check
     are and are listed in `left`. Raises SymmetryError for checkpoints of another model.
     """
     for checkpoint in (reference, moving):
-        symmetries.identity().apply(checkpoint)
+        symmetries.identity().check(checkpoint)
     similar = _correlations(problem, reference, moving, _read(problem.model))
 
     def gram(group: Group, read: bool) -> np.ndarray:
@@ -298,7 +404,7 @@ def match_activations(symmetries: Symmetries, problem: Problem, reference: Check
     seen = [shown(group) for group in symmetries.groups]
     left = [group for group, here in zip(symmetries.groups, seen, strict=True) if not here]
     matched = [group for group, here in zip(symmetries.groups, seen, strict=True) if here]
-    permutation = symmetries.identity().then(assigned(matched, symmetries, either))
+    permutation = _permutation(symmetries, assigned(matched, either))
     checkpoint = permutation.apply(moving)
     a, b = (_as_float64(c.weights) for c in (reference, checkpoint))
     names = tuple("{}: {}[{}]".format(group.structure, *min(group.all_places())) for group in left)

@@ -139,8 +139,12 @@ def find_symmetries(
         if None not in controls:
             return replace(result, certificate=Certificate(certifier.change(result), min(filter(None, controls))))
         for group in (group for group, control in zip(groups, controls, strict=True) if control is None):
-            for place, indices in group.all_places().items():
-                found.relations.mark(found.slots[place][indices], indices, "no effect on these inputs")
+            places = group.all_places()
+            reason = (
+                "no effect on these inputs" if len(places) > 1 else "being all that would move, which has no control"
+            )
+            for place, indices in places.items():
+                found.relations.mark(found.slots[place][indices], indices, reason)
 
 
 def _inputs(problem: Problem) -> tuple[tuple, dict]:
