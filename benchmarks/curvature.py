@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Generator
+from itertools import islice
 from statistics import median
 
 import numpy as np
@@ -26,7 +27,7 @@ from analysis import Problem
 from analysis.curvature.density import density, quadrature, trace
 from analysis.curvature.eigenpairs import Eigenpairs
 from analysis.curvature.operators import Curvature
-from benchmarks.networks import digits, images, resnet20, stages
+from benchmarks.networks import STAGES, digits, images, resnet20, stages
 from benchmarks.row import emit
 
 TOP = 5
@@ -40,15 +41,17 @@ torch.eig = lambda matrix, eigenvectors: _eig(matrix)  # type: ignore[attr-defin
 def run(quick: bool) -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="Using backward.. with create_graph=True")
-    perceptrons = list(stages([64, 256, 256, 10]))
-    convolutional = "ResNet-20, 256 images", resnet20().eval(), images()
+    trained = 3 if quick else len(STAGES)
+    perceptrons = list(islice(stages([64, 256, 256, 10]), trained))
+    samples = 64 if quick else 256
+    convolutional = f"ResNet-20, {samples} images", resnet20().eval(), images(samples)
     product("MLP 64-256-256-10", perceptrons[2][1], digits(), BLOCKS)
     product(*convolutional, blocks=5 if quick else BLOCKS)
     counts = []
     for stage, net in perceptrons[2:3] if quick else perceptrons:
         counts.append(top("MLP 64-256-256-10", stage, net, digits(), 3 if quick else 5, 0 if quick else 3))
     print_counts(counts)
-    small = list(stages([64, 16, 10]))
+    small = list(islice(stages([64, 16, 10]), trained))
     for stage, net in small[2:3] if quick else small:
         spectrum("MLP 64-16-10", stage, net, 4 if quick else 20)
     if not quick:
