@@ -208,8 +208,10 @@ class Krylov:
 
     def _put(self, place: int, vector: Tensor) -> None:
         """A vector made orthogonal to all before it, at a place of the basis."""
-        row, left = self.basis[place], 0.0
+        row = self.basis[place]
         torch.div(vector, vector.norm(), out=row)
-        while left < CLOSE:
+        for _ in range(2):
             left = self._clear(row, self._whole[: len(self.locked) + place])[1]
             row /= left
+            if left > CLOSE:
+                break
