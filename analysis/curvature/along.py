@@ -133,7 +133,7 @@ class _Run:
             if not place:
                 self.said = self._provenance(operator, trace_products, warm)
             gradient = operator.gradient.double()
-            self._put(place, loss=float(operator.loss), gradient_norm=float(gradient.norm()))
+            self._put(place, loss=float(operator.loss), gradient_norm=operator.gradient_norm)
             search = Eigenpairs(operator, start=start, **self.search)
             yield from self._followed(search.steps(), place)
             yield self.dataset()

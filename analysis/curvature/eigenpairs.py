@@ -30,7 +30,7 @@ SIGNS = {"largest": 1, "smallest": -1}
 SAFETY = 4.0  # the float noise of any vector against that of the one measured (up to 2.3 seen)
 YIELD_SECONDS = 0.2
 SHOWN_FIRST = 5  # products that each give a result, however quick they are
-NOISE_SAMPLES = 128
+NOISE_SAMPLES = 64
 SLACK = 1e-2  # of the innermost wanted eigenvalue: by how much all that is set aside may hide another one
 LAYOUT = 2  # of a saved run
 STATE = ("_stage", "products", "noise", "status", "verified", "_slack")  # of a run, beside its vectors
@@ -265,16 +265,20 @@ class Eigenpairs:
         """Take what was found, and begin the second look where there will be one, in the same memory."""
         values, residuals, coordinates = krylov.ritz()
         places = _ends(len(values), wanted)
-        vectors = krylov.vectors(coordinates[:, places])
         every = [Pair(float(v), float(r)) for v, r in zip(values, residuals, strict=True)]
-        self.found = [Pair(every[i].value, every[i].residual, v) for i, v in zip(places, vectors, strict=True)]
+        self.found = [every[i] for i in places]
         self._others = [pair for i, pair in enumerate(every) if i not in places]
         self._showing = []
-        if not self._looks_again:
-            return None
-        beside, self._slack = self._set_aside(every, places)
-        krylov.lock([*places, *beside], self._random())
-        return krylov
+        looks_again = self._looks_again
+        if looks_again:
+            beside, self._slack = self._set_aside(every, places)
+            krylov.lock([*places, *beside], self._random())
+            vectors = krylov.locked[: len(places)].clone()
+        else:
+            vectors = krylov.vectors(coordinates[:, places])
+        for pair, vector in zip(self.found, vectors, strict=True):
+            pair.vector = vector
+        return krylov if looks_again else None
 
     def _set_aside(self, every: list[Pair], found: list[int]) -> tuple[list[int], dict[str, float]]:
         """Places of Ritz values next to the wanted ones, and what all of them together may hide at each end."""
@@ -430,7 +434,7 @@ class Eigenpairs:
                 "tolerance": self.tolerance,
                 "elapsed_s": time.perf_counter() - self._began,
                 "loss": float(self.operator.loss),
-                "gradient_norm": float(self.operator.gradient.double().norm()),
+                "gradient_norm": self.operator.gradient_norm,
                 "provenance": self._provenance(),
             },
         )

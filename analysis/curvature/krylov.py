@@ -12,7 +12,8 @@ from torch import Tensor
 from ..errors import LandscapeError
 
 FRESH = 2**32 - 1  # a seed that no start vector has, or a fresh direction would be that start again
-CLEAN = 0.1  # a pass that takes less than this share of a vector leaves it orthogonal to rounding
+CLEAN = 0.5  # a pass that takes less than this share of what it leaves leaves it orthogonal to rounding
+CLOSE = 0.1  # a unit vector of which less is left lay among the others almost: what is left is cleared again
 COLUMNS = 2**16  # of the basis, turned at a time
 
 
@@ -70,17 +71,13 @@ class Krylov:
     def add(self, product: Tensor) -> None:
         """Take the product of `vector`. Raises LandscapeError if the matrix turns out not to be symmetric."""
         j, count = self.filled, len(self.locked)
-        product = product.to(self.basis)
-        size = float(product.norm())
-        rest = self.basis[j + 1]
-        row = np.append(self._expected, float(self.vector @ product))
-        torch.sub(product, self.vector, alpha=row[-1], out=rest)
-        if np.count_nonzero(self._expected[:-1]):  # the kept vectors of a restart
-            rest.addmv_(self.basis[:j].T, rest.new_tensor(self._expected), alpha=-1)
-        elif j:
-            rest.sub_(self.basis[j - 1], alpha=self._expected[-1])
+        rest = self.basis[j + 1].copy_(product)
+        row = np.append(self._expected, float(self.vector @ rest))
+        first = 0 if np.count_nonzero(self._expected[:-1]) else max(0, j - 1)  # 0 for the kept vectors of a restart
+        rest.addmv_(self.basis[first : j + 1].T, rest.new_tensor(row[first:]), alpha=-1)
         along, left = self._clear(rest, self._whole[: count + j + 1])
         row += along[count:]
+        size = float(np.linalg.norm([*row, *along[:count], left]))
         self._check(row, size)
         self.projected[: j + 1, j] = self.projected[j, : j + 1] = row
         self.beside[:, j] = along[:count]
@@ -213,5 +210,8 @@ class Krylov:
         """A vector made orthogonal to all before it, at a place of the basis."""
         row = self.basis[place]
         torch.div(vector, vector.norm(), out=row)
-        for _ in range(2):  # the second time for one that lay among them almost
-            row /= self._clear(row, self._whole[: len(self.locked) + place])[1]
+        for _ in range(2):
+            left = self._clear(row, self._whole[: len(self.locked) + place])[1]
+            row /= left
+            if left > CLOSE:
+                break

@@ -52,7 +52,8 @@ class Curvature:
     Under batchnorm "recalibrated" and "frozen" statistics are constants of the product; under "batch" they are
     differentiated through. Piecewise-linear networks (ReLU) have curvature at their kinks that no product sees.
 
-    shape: (rows, columns). products: how many were computed. loss, gradient: of the mean loss, in columns.
+    shape: (rows, columns). products: how many were computed. loss, gradient, gradient_norm: of the mean loss, in
+        columns.
 
     Raises LandscapeError for unknown options, samples that cannot be taken apart, a loss that is not differentiable,
     and a model whose products are not repeatable.
@@ -69,6 +70,7 @@ class Curvature:
         samples: Sequence[int] | np.ndarray | None = None,
         data: str = "",
         frozen: bool = False,
+        _each: float | None = None,
     ):
         if kind not in KINDS:
             raise LandscapeError(f"kind is {kind!r}; accepted are {list(KINDS)}.")
@@ -95,6 +97,7 @@ class Curvature:
         self.dtype, self.device = problem.dtype, problem.device
         self.products = 0
         self._trusted = self.rows != self.columns
+        self._each = _each  # bytes that the graph of a sample holds on to
         self._blocks, self.keeps_graphs = self._fitting_blocks()
         self._build()
 
@@ -141,14 +144,15 @@ class Curvature:
 
     def in_float64(self) -> Curvature:
         """The same matrix in float64 arithmetic. Raises what the model or loss raises if they cannot."""
-        return self._other(problem=self.problem.with_dtype(torch.float64))
+        each = self._each and self._each * 8 / self.dtype.itemsize
+        return self._other(problem=self.problem.with_dtype(torch.float64), _each=each)
 
     def on_fewer(self, count: int) -> Curvature:
         """The same matrix over at most so many of its samples, evenly spaced, where they can be taken apart."""
         if self.samples <= count or not self.problem.free_blocks:
             return self
         own = np.arange(self.samples) if self._samples is None else self._samples
-        return self._other(samples=own[np.linspace(0, self.samples - 1, count).astype(int)])
+        return self._other(samples=own[np.linspace(0, self.samples - 1, count).astype(int)], _each=self._each)
 
     def of_same_trace(self) -> Curvature:
         """The Gauss-Newton matrix where this is a Hessian that it shares the diagonal with, else this matrix itself.
@@ -270,10 +274,11 @@ class Curvature:
         if not self.problem.free_blocks:
             blocks = data.batches()
             return blocks, self._graph_bytes(blocks[0]) * len(blocks) <= room
-        few = data.blocks(min(data.n, max(data.sizes), PROBED))[0]
-        each = self._graph_bytes(few) / count(few)
-        keep = each * data.n <= room
-        size = LARGEST_BLOCK if keep else int(np.clip(room / 2 / each, 1, LARGEST_BLOCK))
+        if self._each is None:
+            few = data.blocks(min(data.n, max(data.sizes), PROBED))[0]
+            self._each = self._graph_bytes(few) / count(few)
+        keep = self._each * data.n <= room
+        size = LARGEST_BLOCK if keep else int(np.clip(room / 2 / self._each, 1, LARGEST_BLOCK))
         return data.blocks(min(size, data.n)), keep
 
     def _graph_bytes(self, batch: Any) -> int:
@@ -312,6 +317,7 @@ class Curvature:
                 if self.keeps_graphs:
                     self._graphs.append(graph)
         self.loss, self.gradient = loss / self._weight, gradient / self._weight
+        self.gradient_norm = float(self.gradient.double().norm())
 
     def _graph(self, batch: Any) -> _Graph:
         replica, measure = self._replica, self._measure

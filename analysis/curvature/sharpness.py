@@ -204,7 +204,7 @@ class _Search:
                 "evaluations": self.evaluations,
                 "elapsed_s": time.perf_counter() - self.began,
                 "loss": float(self.operator.loss),
-                "gradient_norm": float(self.operator.gradient.double().norm()),
+                "gradient_norm": self.operator.gradient_norm,
                 "provenance": self.said,
             },
         )
