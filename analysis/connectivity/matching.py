@@ -213,9 +213,8 @@ def _order(group: Group, permutation: Permutation) -> np.ndarray:
     return unit[permutation.indices[place][first]]
 
 
-Movers = dict[
-    Place, list[tuple[int, np.ndarray]]
-]  # the groups that move a place, and indices [units, m] of their units
+# of a place: the groups that move it, by their id, and the indices [units, m] of their units there
+Movers = dict[Place, list[tuple[int, np.ndarray]]]
 
 
 def _movers(symmetries: Symmetries) -> Movers:
