@@ -76,11 +76,6 @@ class SurfacePage:
         state.param.watch(self._offer_part, ["view", "stale", "computed", "job"])
         self._promise()
         self._draw()
-        pn.state.onload(self._prepare)
-
-    def _prepare(self) -> None:
-        with self.state.lock:
-            self.pair.plot.prepare()
 
     def _draw(self, *_: object) -> None:
         with self.state.lock:
