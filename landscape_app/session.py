@@ -266,6 +266,8 @@ class Run:
         with self.lock, self.session.page.drawn_on():
             if self.job is not None and not self.session.page.left:
                 self._bring_news()
+                if self._timer is not None and self.job.snapshot().version:
+                    self._timer.period = POLL_MS
 
     def bring(self, entry: Entry) -> None:
         """Show an entry, and restore the choices that made it."""
@@ -296,8 +298,6 @@ class Run:
         news: dict[str, Any] = {"job": now}
         if now.result is not None and (now.version != self._seen or now.state.final):
             self._seen = now.version
-            if self._timer is not None:
-                self._timer.period = POLL_MS
             entry = Entry(self.number, now, self._request, since=self._since, kept=self._kept)
             self.session.keep(entry)
             self.session.cache.keep(self.session.state.project, entry, self._stamps)

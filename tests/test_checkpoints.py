@@ -4,6 +4,7 @@ import csv
 import os
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from models import classification, mlp
 from analysis import Problem, Project
 from analysis.checkpoints import Checkpoint
 from analysis.recording import Recorder
+from landscape_app import session
 from landscape_app.checkpoints.linking import chosen, go, takes
 from landscape_app.checkpoints.request import MeasureRequest
 from landscape_app.checkpoints.rows import Row, arranged, columns, rows
@@ -240,6 +242,35 @@ def test_without_loss_and_metrics_nothing_is_evaluated(explorer, monkeypatch):
     found = measured(explorer, evaluate=False, reference="step-0")
     assert {"norm", "distance", "fits"} <= set(found["step-9"].values)
     assert "loss" not in found["step-9"].values
+
+
+def test_a_job_is_asked_often_until_it_has_a_result_and_then_seldom(explorer, monkeypatch):
+    measure, go_on, first, timers = Problem.measure, threading.Event(), threading.Event(), []
+
+    def slow(problem, checkpoint):
+        if first.is_set():
+            assert go_on.wait(30)
+        first.set()
+        return measure(problem, checkpoint)
+
+    def timer(_, period):
+        timers.append(SimpleNamespace(period=period, stop=lambda: None))
+        return timers[-1]
+
+    monkeypatch.setattr(Problem, "measure", slow)
+    monkeypatch.setattr(session.pn.state, "add_periodic_callback", timer)
+    task = explorer.state.checkpoints
+    task.compute = True
+    assert timers[0].period == session.FIRST_POLL_MS
+    assert first.wait(30)
+    late = time.monotonic() + 30
+    while timers[0].period != session.POLL_MS and time.monotonic() < late:
+        assert task.busy
+        explorer.session.poll()
+    assert task.result is not None
+    assert timers[0].period == session.POLL_MS
+    go_on.set()
+    finish(explorer, task)
 
 
 def test_measuring_is_cancelled_between_checkpoints_and_goes_on_from_there(explorer, monkeypatch):

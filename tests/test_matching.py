@@ -75,6 +75,20 @@ def test_the_objective_never_falls_and_is_the_inner_product():
     assert matching.objective == pytest.approx(matching.history[-1], rel=1e-9)
 
 
+@pytest.mark.parametrize("zero", [(True, False), (False, True), (True, True)])
+def test_a_network_of_zeros_is_matched_as_it_is(zero):
+    """No product has a size then, by which others could be judged."""
+    found = find_symmetries(mlp([4, 8, 3]), (torch.randn(2, 4),))
+    nets = [mlp([4, 8, 3], generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    for net in (net for net, empty in zip(nets, zero, strict=True) if empty):
+        nn.utils.vector_to_parameters(torch.zeros(sum(p.numel() for p in net.parameters())), net.parameters())
+    a, b = map(Checkpoint.of, nets)
+    matching = match_weights(found, a, b)
+    assert matching.objective == 0.0
+    assert matching.converged
+    assert all(torch.equal(t, b.weights[k]) for k, t in matching.checkpoint.weights.items())
+
+
 def test_a_group_that_moves_a_tensor_along_both_axes():
     """There an assignment gains something else than the objective rises by, which is measured."""
 

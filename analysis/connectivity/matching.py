@@ -101,7 +101,8 @@ def match_weights(
             first = symmetries.random(int(rng.integers(2**31)))
         found.append(ascent.run(first, start, rng))
     if problem is None:
-        return ascent.checked(max(found, key=lambda climb: round(climb.history[-1] / (GRID * ascent.scale))))
+        step = GRID * ascent.scale or 1.0
+        return ascent.checked(max(found, key=lambda climb: round(climb.history[-1] / step)))
     matchings = [ascent.checked(climb) for climb in found]
     middles = [midpoint_loss(problem, reference, m.checkpoint) for m in matchings]
     matchings = [replace(m, midpoint=middle) for m, middle in zip(matchings, middles, strict=True)]
