@@ -10,6 +10,7 @@ import xarray as xr
 
 from analysis import Project
 from landscape_app import look
+from landscape_app.layout import LayoutOnce
 from landscape_app.pages import PAGES
 from landscape_app.session import Session
 from landscape_app.state import State
@@ -69,7 +70,7 @@ class Explorer(pn.viewable.Viewer):
         self.state = State(project)
         self.session = Session(self.state)
         self._view = pn.Tabs(margin=0, sizing_mode="stretch_width", stylesheets=[look.STYLE])
-        self._all = look.column(self._view, TabKeys(height=0, margin=0))
+        self._all = look.column(self._view, *(kind(height=0, margin=0) for kind in (TabKeys, LayoutOnce)))
         self._pages: list[Any] = []
         self._offer()
         self._build()

@@ -22,7 +22,7 @@ class Plot:
         self.state = state
         self.heatmap, self.curve = Heatmap(), Curve()
         self.relief: Relief | None = None  # made when it is first looked at: it loads a large library
-        self.heat_box = look.column()  # a figure comes in when it is drawn: until then it has no layout to change
+        self.heat_box = look.column()  # a figure that nobody sees has no layout to change: it comes in when it is drawn
         self.curve_box = look.column(visible=False)
         self.relief_box = look.column(visible=False, kind="ls-relief")
         self.view = look.column(self.heat_box, self.curve_box, self.relief_box)
@@ -32,6 +32,10 @@ class Plot:
     def panes(self) -> tuple[pn.viewable.Viewable, ...]:
         """For a notebook, which must be told of changes."""
         return self.heatmap.pane, self.curve.pane
+
+    def prepare(self) -> None:
+        """Have the plane's figure on the page before its first picture: it takes longer to build than to fill."""
+        self.heat_box.append(self.heatmap.pane)
 
     def on_zoom(self, zoomed: Callable[..., None]) -> None:
         """Call `zoomed` with (low, high) of both axes whenever somebody has moved or zoomed the line or the plane."""

@@ -70,14 +70,16 @@ class Task(param.Parameterized):
         """Offer choices, label to value, and choose among them.
 
         What was chosen before stays on offer until then, under its label: a widget whose value is gone chooses another
-        one by itself, and a browser that is told of several values one after another may say an earlier one again.
+        one by itself, and a browser that is told of several labels one after another may say an earlier one again.
         """
         for name, options in offered.items():
             now, before = getattr(self, name), dict(self.param[name].names or {})
+            moves = chosen.get(name, now) != now
             gone = {
                 f"{label}{NO_WIDTH if label in options else ''}": value
                 for label, value in before.items()
-                if value in (now if isinstance(now, list) else [now]) and value not in options.values()
+                if value in (now if isinstance(now, list) else [now])
+                and (value not in options.values() or (moves and options.get(label) != value))
             }
             self._offer(name, {**options, **gone})
         self.param.update(**chosen)

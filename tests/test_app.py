@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import panel as pn
+import panel_material_ui as pmui
 import pytest
 from bokeh.document import Document
 from bokeh.events import RangesUpdate, Tap
@@ -22,7 +23,7 @@ from tornado.websocket import WebSocketClosedError
 from analysis import LandscapeError, Line, Problem, Project, over_seeds, save
 from landscape_app import picture, plotting, relief, seeds, words
 from landscape_app.app_hooks import worth_saying
-from landscape_app.controls import DIRECTIONS, PictureControls, SliceControls
+from landscape_app.controls import DIRECTIONS, PictureControls, SliceControls, field
 from landscape_app.curve import Curve
 from landscape_app.entries import Entry
 from landscape_app.explorer import Explorer
@@ -363,6 +364,20 @@ def test_a_choice_moves_once_and_what_a_late_browser_says_changes_nothing():
     assert state.first == choice.value == "five"
     choice._process_events({"value": "four"})
     assert state.first == "four"
+
+
+def test_a_choice_whose_label_changes_with_it_is_told_of_one_label():
+    """A browser that is told of two in a row may say the first one again, which is on offer."""
+    state = State(FakeProject())
+    told = []
+    shown = field(state, "other_metric", widget_type=pmui.Select).get_root().children[0].data
+    shown.on_change("value", lambda attr, old, new: told.append(new))
+    state.put_on_offer({"other_metric": {"Loss [nats]": "loss", "Accuracy": "accuracy"}}, other_metric="accuracy")
+    assert told == ["Accuracy"]
+    assert (state.other_metric, shown.options) == ("accuracy", ["Loss [nats]", "Accuracy"])
+    state.put_on_offer({"other_metric": {"Loss [nats]": "loss", "Share right": "accuracy"}}, other_metric="accuracy")
+    assert told == ["Accuracy", "Share right"]
+    assert list(state.param.other_metric.names) == ["Loss [nats]", "Share right"]
 
 
 def test_a_trajectory_needs_three_checkpoints():

@@ -75,6 +75,7 @@ class SurfacePage:
         state.param.watch(self._promise, [*state.inputs, "job", "result", "trouble"])
         state.param.watch(self._offer_part, ["view", "stale", "computed", "job"])
         self._promise()
+        self.pair.plot.prepare()
         self._draw()
 
     def _draw(self, *_: object) -> None:
