@@ -21,6 +21,7 @@ class Drawing:
 
     picture: the grid of the points to draw, [*shape]; those that are evaluated themselves are stored in it.
     methods: how to interpolate each metric; errors: the estimated largest error of each, a fraction of its range.
+    local: that of the loss about each point of the picture; NaN until it is known.
     """
 
     def __init__(self, problem: Problem, subspace: Subspace, extent: Extent, shape: tuple[int, ...]):
@@ -28,6 +29,7 @@ class Drawing:
         self.picture = SampleGrid(extent, shape)
         self.methods: dict[str, Method] = {}
         self.errors = {measure.name: np.nan for measure in problem.measures}
+        self.local = np.full(shape, np.nan)
         self._chunks: list[tuple[np.ndarray, Rows]] = []
         self._markers = _places(subspace)
         self._marker_rows: Rows = {}
@@ -88,7 +90,7 @@ class Drawing:
     def _picture(self, shown: SampleGrid | None) -> dict[str, Any]:
         """The picture's variables; drawn anew only if a sample that it shows is new."""
         counted = (shown.filled, shown.known.sum()) if shown is not None else ()
-        state = (id(shown), *counted, self.picture.known.sum(), *self.errors.values())
+        state = (id(shown), *counted, self.picture.known.sum(), *self.errors.values(), id(self.local))
         if self._drawn is None or self._drawn[0] != state:
             self._drawn = state, self._draw(shown)
         return self._drawn[1]
@@ -109,6 +111,8 @@ class Drawing:
             ):
                 values, known = self._shown(shown, measure, method if part == 0 else LINEAR, part)
                 variables[name] = dims, values, {**attrs, **more}
+        about = {"long_name": "estimated interpolation error of loss", "units": "of the range"}
+        variables["loss_error"] = names, np.where(known, 0.0, self.local), about
         variables["computed"] = names, known, {"long_name": "evaluated at exactly this point"}
         return variables
 

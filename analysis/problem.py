@@ -27,7 +27,7 @@ from .trial import Conduct, try_out
 from .weights import Structure, Weights
 
 CALIBRATION_SAMPLES = 512
-RESERVED = frozenset({"loss", "computed", "a", "b", "c", "t", "class", "sample", "marker"})
+RESERVED = frozenset({"loss", "loss_error", "computed", "a", "b", "c", "t", "class", "sample", "marker"})
 
 
 class Problem:
@@ -282,7 +282,8 @@ class Problem:
             first = losses.measure_of("loss", self._own_module(loss), reduction, self.model)
             found = [first, *self._metrics(first, part, metrics, reduction)]
             measures += [_over(measure, split) for measure in found]
-        twice = [name for name, count in Counter(measure.name for measure in measures).items() if count > 1]
+        names = Counter(["loss_error", *(measure.name for measure in measures)])
+        twice = [name for name, count in names.items() if count > 1]
         if twice:
             raise ProblemError(
                 f"Two metrics would be called {', '.join(twice)}: those of a data set of `also` have its name behind "

@@ -3,7 +3,9 @@
 A result's picture lies on named coordinates. Beside each metric stand its standard error over the data,
 ``<metric>_se``, and one mask ``computed``: True where the value was evaluated at exactly that point, False
 where it was interpolated or is not known yet (NaN). NaN and inf where ``computed`` is True are what the loss
-returned. The evaluated points are listed along ``sample``, the checkpoints along ``marker``.
+returned. ``loss_error`` is the estimated interpolation error about each point, a fraction of the range of the loss: 0
+where it is computed, NaN elsewhere until the last result. The evaluated points are listed along ``sample``, the
+checkpoints along ``marker``.
 """
 
 from __future__ import annotations

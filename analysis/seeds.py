@@ -39,7 +39,7 @@ def over_seeds(
     resume: an earlier result of this function, or of `surface` with one of the seeds.
 
     Yields Datasets whose pictures have the leading dim ``seed``: each metric and ``<metric>_se``, the standard error
-    over the data, [seed, ...], and the mask ``computed`` [seed, ...]. ``<metric>_mean`` [...] and ``<metric>_std``
+    over the data, ``loss_error`` and the mask ``computed``, all [seed, ...]. ``<metric>_mean`` and ``<metric>_std``
     [...] are the mean and the sample standard deviation (n - 1) over the seeds that are finished; NaN for fewer than
     one and two of them. Evaluated points of all seeds are listed along ``sample``, with the place of their seed in
     ``sample_seed``. ``seed_status``, ``seed_evaluations`` and ``seed_interpolation_error`` [seed] are those of the
@@ -105,7 +105,7 @@ def _together(problem: Problem, seeds: tuple[int, ...], results: list[xr.Dataset
     first, last, n = results[0], results[-1], len(seeds)
     finished = [ds for ds in results if ds.attrs["status"] != "running"]
     variables: dict[str, Any] = {}
-    for name in [name for m in problem.measures for name in (m.name, f"{m.name}_se")]:
+    for name in [*(name for m in problem.measures for name in (m.name, f"{m.name}_se")), "loss_error"]:
         attrs = {k: v for k, v in first[name].attrs.items() if k in ("long_name", "units")}
         variables[name] = ("seed", *first[name].dims), _stacked([ds[name].values for ds in results], n, np.nan), attrs
     for measure in problem.measures:

@@ -162,7 +162,7 @@ class _Surface:
             self._recheck(level, finer)
             if new.all():
                 yield from self._look_about(level, finer, predicted)
-            self._state(level, self.suspect)
+            self._state(level, finer, self.suspect)
             if self.suspect.max() <= self.tolerance:
                 yield self._dataset(level, self.evaluator.evaluations, "converged")
                 return
@@ -184,7 +184,7 @@ class _Surface:
         here, there = self.drawing.shared(level)
         region[here] &= ~level.known[there]
         yield from self._fill(self.picture, region, level)
-        self._state(level, self.suspect[~given_up])
+        self._state(level, finer, np.where(given_up, 0, self.suspect))
         yield self._dataset(level, self.evaluator.evaluations, "unconverged")
 
     def _coarsest(self) -> list[int]:
@@ -337,9 +337,11 @@ class _Surface:
             self.misses[name] = max(self.misses.get(name, 0), float(misses.max()))
             self.errors[name] = SAFETY * self.misses[name]
 
-    def _state(self, level: SampleGrid, suspect: np.ndarray) -> None:
-        """State the error of the picture of the loss."""
-        self.errors["loss"] = max(float(suspect.max(initial=0)), rounding(level.rows["loss"][0], self.eps))
+    def _state(self, level: SampleGrid, finer: SampleGrid, suspect: np.ndarray) -> None:
+        """State the error of the picture of the loss: the largest, and about each point."""
+        least = rounding(level.rows["loss"][0], self.eps)
+        self.errors["loss"] = max(float(suspect.max(initial=0)), least)
+        self.drawing.local = maximum_filter(suspect, size=3)[finer.nearest(self.picture.nodes)].clip(min=least)
 
     def _fill(self, grid: SampleGrid, wanted: np.ndarray, shown: SampleGrid | None) -> Iterator[xr.Dataset]:
         """Evaluate the wanted nodes of a grid."""

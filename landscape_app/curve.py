@@ -46,13 +46,13 @@ def curve_hover(renderer: GlyphRenderer, name: str) -> HoverTool:
         renderers=[renderer],
         mode="vline",
         tooltips=[
-            ("value", "@raw{custom} ± @se{custom}"),
+            ("value", "@raw{custom}@se{custom}"),
             ("", "@computed{custom}"),
             (name, "@t{custom}"),
         ],
         formatters={
             "@raw": plotting.digits(4),
-            "@se": plotting.digits(2),
+            "@se": plotting.plus_minus(),
             "@computed": plotting.origin(),
             "@t": plotting.coordinate(),
         },

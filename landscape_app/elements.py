@@ -27,7 +27,8 @@ from landscape_app.trajectory.picture import places, stepped
 def plane(ds: xr.Dataset, metric: str = "loss", over: str = seeds.MEAN) -> hv.Image:
     """A plane as an Image over (a, b). Values: the metric and its standard error, ``<metric>_se``.
 
-    metric: "accuracy", "loss_per_class[3]" ... over: of a result over several seeds, their "mean" or "spread".
+    metric: "accuracy", "loss_per_class[3]", "loss_se", "loss_error" ... over: of a result over several seeds, their
+    "mean" or "spread".
 
     Raises LandscapeError for another kind of result, and for a metric that it does not have.
     """
@@ -204,9 +205,9 @@ def _axes(ds: xr.Dataset) -> list[hv.Dimension]:
 
 
 def _values(shown: picture.Metric) -> list[hv.Dimension]:
-    """The metric and its error; a spread over seeds has none."""
+    """The metric and its error; a spread over seeds has none, nor has an error."""
     value = _dimension(shown)
-    return [value] if shown.over == seeds.SPREAD else [value, _error(value, shown.over)]
+    return [value] if np.isnan(shown.se).all() else [value, _error(value, shown.over)]
 
 
 def _error(value: hv.Dimension, over: str = "") -> hv.Dimension:

@@ -119,14 +119,14 @@ class Heatmap:
         self.hover = HoverTool(
             renderers=[cells],
             tooltips=[
-                ("value", "@raw{custom} ± @se{custom}"),
+                ("value", "@raw{custom}@se{custom}"),
                 ("", "@computed{custom}"),
                 ("a", "$x{custom}"),
                 ("b", "$y{custom}"),
             ],
             formatters={
                 "@raw": plotting.digits(4),
-                "@se": plotting.digits(2),
+                "@se": plotting.plus_minus(),
                 "@computed": plotting.origin(),
                 "$x": plotting.coordinate(),
                 "$y": plotting.coordinate(),

@@ -17,10 +17,10 @@ POINTS = PICTURE | {"sample", "marker", "seed"}
 class Metric:
     """One metric of a result.
 
-    name: its variable in the Dataset; index: which class of it, or ''. values, se: on the picture, [b, a] or
-    [t]; se is the standard error of the mean over the data, or for a mean over seeds their standard deviation.
-    samples: at the evaluated points. over: "mean" or "spread" over seeds, or ''; each: the pictures that a mean is of,
-    [seed, ...].
+    name: its variable in the Dataset, be it a value or the error of one; index: which class of it, or ''. values, se:
+    on the picture, [b, a] or [t]; se is the standard error of the mean over the data, or for a mean over seeds their
+    standard deviation. samples: at the evaluated points. over: "mean" or "spread" over seeds, or ''; each: the pictures
+    that a mean is of, [seed, ...].
     """
 
     name: str
@@ -72,6 +72,22 @@ def metrics(ds: xr.Dataset) -> dict[str, str]:
     return found
 
 
+def layers(ds: xr.Dataset) -> dict[str, str]:
+    """Label to key of how sure each metric is: its standard error, and for the loss the interpolation error."""
+    found = {}
+    for label, name in metrics(ds).items():
+        if name in ds and "over" not in ds[name].attrs:
+            for suffix, of in (("_se", "Standard"), ("_error", "Interpolation")):
+                if f"{name}{suffix}" in ds:
+                    found[f"{of} error of {_inside(label)}"] = f"{name}{suffix}"
+    return found
+
+
+def shows(ds: xr.Dataset) -> dict[str, str]:
+    """Label to key of all that a picture of the result can show."""
+    return metrics(ds) | layers(ds)
+
+
 def metric_label(name: str, long_name: str) -> str:
     """What people call a metric: 'Loss (cross entropy)', 'Accuracy'."""
     if name == "loss":
@@ -80,21 +96,21 @@ def metric_label(name: str, long_name: str) -> str:
 
 
 def metric(ds: xr.Dataset, key: str) -> Metric:
-    """The metric of that key, one of `metrics(ds)`."""
+    """The metric of that key, one of `shows(ds)`."""
     name, _, index = key.rstrip("]").partition("[")
-    label = next(label for label, k in metrics(ds).items() if k == key)
+    label = next(label for label, k in shows(ds).items() if k == key)
 
     attributes = ds[name].attrs
     over = str(attributes.get("over", ""))
-    each = f"{name}_each"
+    each, error, sampled = f"{name}_each", f"{name}_se", f"sample_{name}"
     return Metric(
         name=name,
         index=index,
         label=f"{OVER[over]} {_inside(label)}" if over else label,
         units="" if attributes.get("units") in (None, "1") else str(attributes["units"]),
         values=_pick(ds[name], index),
-        se=_pick(ds[f"{name}_se"], index),
-        samples=_pick(ds[f"sample_{name}"], index),
+        se=_pick(ds[error], index) if error in ds else np.full(ds[name].shape, np.nan),
+        samples=_pick(ds[sampled], index) if sampled in ds else np.zeros(ds.sizes["sample"]),
         over=over,
         each=_pick(ds[each], index) if each in ds else None,  # to look for what is not there takes xarray long
     )

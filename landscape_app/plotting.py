@@ -37,6 +37,11 @@ def digits(count: int) -> CustomJSHover:
     )
 
 
+def plus_minus() -> CustomJSHover:
+    """Standard errors, behind the value; what has none is left alone."""
+    return CustomJSHover(code="return Number.isFinite(value) ? ` ± ${Number(value.toPrecision(2))}` : '';")
+
+
 def coordinate() -> CustomJSHover:
     """Places along an axis."""
     return CustomJSHover(code="return value.toFixed(3).replace('-', '−');")

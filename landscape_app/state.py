@@ -25,10 +25,10 @@ from landscape_app.picture import (
     extent,
     metric,
     metric_label,
-    metrics,
     on_grid,
     parabola,
     quantity,
+    shows,
     spans_decades,
     subspace,
 )
@@ -565,24 +565,24 @@ class State(Task):
         ds, chosen = self.beside, (self.compare, self.other)
         if ds is None:
             return
-        offered, kept = list(metrics(ds).values()), self.other_metric
+        offered, kept = list(shows(ds).values()), self.other_metric
         if ds is self.drawn:
             apart = [key for key in offered if key != self.metric]
             kept = kept if kept in apart else (apart or offered)[0]
         elif chosen != self._compared or kept not in offered:
             kept = self.metric if self.metric in offered else "loss"
         self._compared = chosen
-        self.put_on_offer({"other_metric": metrics(ds)}, other_metric=kept)
+        self.put_on_offer({"other_metric": shows(ds)}, other_metric=kept)
 
     @param.depends("metric", watch=True)
     def _keep_comparing(self) -> None:
         """Another result goes along with a new metric if it showed the same; of one result, two metrics swap."""
         before, self._metric = self._metric, self.metric
         ds = self.beside
-        if ds is self.drawn and self.other_metric == self.metric and before in metrics(ds).values():
+        if ds is self.drawn and self.other_metric == self.metric and before in shows(ds).values():
             self.other_metric = before
         elif ds is not None and ds is not self.drawn and self.other_metric == before:
-            self.other_metric = self.metric if self.metric in metrics(ds).values() else before
+            self.other_metric = self.metric if self.metric in shows(ds).values() else before
 
     @param.depends("other_metric", "other_across", watch=True)
     def _choose_other_scale(self) -> None:
@@ -598,7 +598,7 @@ class State(Task):
     @param.depends("result", watch=True)
     def _offer_what_was_measured(self) -> None:
         if self.result is not None:
-            self._offer_metrics(metrics(self.drawn))
+            self._offer_metrics(shows(self.drawn))
 
     def _offer_metrics(self, offered: dict[str, str]) -> None:
         self.put_on_offer({"metric": offered}, metric=self.metric if self.metric in offered.values() else "loss")
@@ -632,7 +632,7 @@ def _rounded(ends: tuple[float, float]) -> tuple[float, float]:
 
 
 def _metric(ds: Any, key: str) -> Metric:
-    return metric(ds, key if key in metrics(ds).values() else "loss")
+    return metric(ds, key if key in shows(ds).values() else "loss")
 
 
 def _quantity(shown: Metric) -> tuple[str, bool]:

@@ -132,6 +132,22 @@ def test_every_metric_and_class_can_be_shown():
     assert np.isnan(picture.at_checkpoints(ds, picture.metric(ds, "accuracy"))).all()
 
 
+def test_how_sure_a_metric_is_can_be_shown_in_its_place():
+    ds = plane_result()
+    named = {"Standard error of loss (cross entropy)": "loss_se", "Standard error of accuracy": "accuracy_se"}
+    assert picture.layers(ds) == named
+    assert list(picture.shows(ds)) == [*picture.metrics(ds), *named]
+    about = {"long_name": "estimated interpolation error of loss", "units": "of the range"}
+    ds["loss_error"] = ds["loss"].dims, np.full(ds["loss"].shape, 0.25), about
+    sure, error = (picture.metric(ds, f"loss_{of}") for of in ("se", "error"))
+    np.testing.assert_array_equal(sure.values, ds["loss_se"].values)
+    assert (error.values == 0.25).all()
+    assert (error.samples == 0).all()
+    assert error.title == "Interpolation error of loss (cross entropy) [of the range]"
+    assert np.isnan(sure.se).all()
+    assert picture.quantity(ds, sure) != picture.quantity(ds, picture.metric(ds, "loss"))
+
+
 def drawn(ds, key="loss", log=False):
     heatmap = Heatmap()
     heatmap.draw(ds, picture.metric(ds, key), scale_of(ds, key, log), "viridis")

@@ -8,6 +8,7 @@ from models import Tied, linear_regression, mlp, mlp_problem, trained_conv_bn
 from torch import nn
 
 from analysis import Checkpoint, LandscapeError, Line, Plane, Problem, Strategy, evaluate, provenance, surface
+from analysis.interpolation import disagreement
 
 
 def last(results) -> xr.Dataset:
@@ -264,6 +265,20 @@ def test_a_bump_of_width_005_is_resolved_or_declared(base, seed):
     assert true_error(ds, bumpy) < 0.01
     assert ds.attrs["interpolation_error"] <= 0.01
     assert ds.attrs["evaluations"] < 1500  # refined about the bump, not everywhere
+
+
+@pytest.mark.parametrize("function", [kinked(0), waves(0), cross_entropy(0)])
+def test_the_error_about_each_point_holds_there_and_nowhere_exceeds_what_is_stated(function):
+    problem, plane = drawn(function, dtype=torch.float64)
+    *before, ds = surface(problem, plane)
+    assert all(bool((one.loss_error.isnull() | one.computed).all()) for one in before)
+    truth, known = last(surface(problem, plane, dense=True)), ds.computed.values
+    assert (truth.loss_error == 0).all()
+    missed = disagreement(ds.loss.values, truth.loss.values)
+    about = ds.loss_error.values
+    assert about.max() <= ds.attrs["interpolation_error"]
+    assert (about[known] == 0).all()
+    assert (missed <= about)[~known].mean() > 0.99
 
 
 def test_waves_that_vanish_at_every_node_are_found_between_them():

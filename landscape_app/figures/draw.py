@@ -104,7 +104,7 @@ def parts_of(ds: xr.Dataset) -> list[xr.Dataset]:
 
 def surface_metric(ds: xr.Dataset, metric: str | None) -> str:
     """The metric that is asked for, by default the loss. Raises LandscapeError if there is none of that name."""
-    known = list(picture.metrics(parts_of(ds)[0]).values())
+    known = list(picture.shows(parts_of(ds)[0]).values())
     chosen = metric or "loss"
     if chosen not in known:
         raise LandscapeError(f"metric is {chosen!r}; this result has {', '.join(known)}.")
