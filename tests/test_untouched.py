@@ -244,10 +244,11 @@ def test_seeded_draws_are_left_alone_by_problems_that_are_made_in_another_thread
     model = nn.Sequential(nn.Linear(6, 8), _Noise(), nn.Linear(8, 3))
     problem = Problem(model, "cross_entropy", classification(), seed=0)
     expected, stop, made = problem.measure(), threading.Event(), []
+    other = mlp()  # what it draws itself nobody can hold back
 
     def make():
         while not stop.is_set():
-            made.append(Problem(mlp(), "cross_entropy", classification()))
+            made.append(Problem(other, "cross_entropy", classification()))
 
     making = threading.Thread(target=make)
     making.start()
