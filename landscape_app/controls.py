@@ -99,7 +99,7 @@ class CompareControls:
             "other_log_scale": field(state, "other_log_scale", width=118),
             "difference": field(state, "difference", width=112),
         }
-        self.view = look.column(look.bar(*self.fields.values()))
+        self.view = look.column()
         state.param.watch(
             self._arrange, ["compare", "other", "other_metric", "other_across", "across", "metric", "result"]
         )
@@ -108,6 +108,8 @@ class CompareControls:
     def _arrange(self, *_: Any) -> None:
         comparing = self.state.beside is not None
         self.view.visible = comparing
+        if comparing and not len(self.view):
+            self.view.append(look.bar(*self.fields.values()))
         self.fields["other_across"].visible = comparing and len(self.state.param.other_across.objects) > 1
         self.fields["other_log_scale"].visible = comparing and not self.state.same_quantity
 

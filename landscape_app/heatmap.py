@@ -15,6 +15,7 @@ from bokeh.models import ColorBar, CustomJS, FixedTicker, HoverTool, LinearColor
 from landscape_app import picture, plotting
 from landscape_app.contours import contour_ink, contours, label_place
 from landscape_app.scales import Scale, tick_label
+from landscape_app.text import number
 
 COLOURS = {
     "viridis": bokeh.palettes.Viridis256,
@@ -62,6 +63,7 @@ class Heatmap:
         )
         self.run = plotting.empty("x", "y")
         self.cross = plotting.empty("x", "y")
+        self.length = plotting.empty("from", "to", "y", "text")
         self.mapper = LinearColorMapper(palette=COLOURS["viridis"], low=0, high=1, nan_color=plotting.NOTHING_YET)
         self.bar = ColorBar(
             color_mapper=self.mapper,
@@ -105,6 +107,13 @@ class Heatmap:
             plot.vspan(x="x", **look)
             plot.hspan(y="y", **look)
             plot.scatter("x", "y", size=12, fill_color=None, **look)
+        for colour, width in ((plotting.INK, 5), ("white", 2)):
+            plot.segment("from", "y", "to", "y", line_color=colour, line_width=width, source=self.length)
+        plot.text(
+            "to", "y", text="text", y_offset=-8, text_align="right", text_color="white", text_font_size="10px",
+            background_fill_color=plotting.INK, background_fill_alpha=0.72, padding=3, border_radius=3,
+            source=self.length,
+        )  # fmt: skip
         plot.line("x", "y", line_color=plotting.INK, line_width=3.2, line_alpha=0.5, source=self.run)
         plot.line("x", "y", line_color="white", line_width=1.4, source=self.run)
         plot.scatter(
@@ -172,6 +181,7 @@ class Heatmap:
         self.bar.update(major_label_overrides=scale.labels, visible=True)
         self.bar_title.text = plotting.wrapped(metric.title)
         self._draw_frame(ds)
+        self._draw_length(ds)
         self._draw_cells(ds, metric, scale)
         self._draw_contours(ds, metric, scale, colours)
         self._draw_points(ds, metric)
@@ -186,6 +196,17 @@ class Heatmap:
         plotting.fit(plot.y_range, b0, b1)
         for axis, name in ((plot.xaxis, "a"), (plot.yaxis, "b")):
             axis.axis_label = plotting.wrapped(picture.axis_label(ds, name))
+
+    def _draw_length(self, ds: xr.Dataset) -> None:
+        """A bar in the corner, as long as a round distance in weight space."""
+        (a0, a1), (b0, b1), bar = picture.extent(ds, "a"), picture.extent(ds, "b"), picture.length_bar(ds)
+        ends = [] if bar is None else [(a1 - 0.03 * (a1 - a0) - bar[1], a1 - 0.03 * (a1 - a0))]
+        self.length.data = {
+            "from": [low for low, _ in ends],
+            "to": [high for _, high in ends],
+            "y": [b0 + 0.03 * (b1 - b0) for _ in ends],
+            "text": [f"distance of weights {number(bar[0])}" for _ in ends] if bar else [],
+        }
 
     def _draw_cells(self, ds: xr.Dataset, metric: picture.Metric, scale: Scale) -> None:
         (a0, a1), (b0, b1) = picture.extent(ds, "a"), picture.extent(ds, "b")

@@ -82,12 +82,13 @@ def bar(*fields: Any) -> pn.Column:
 
 
 def fold(title: str, *content: Any) -> pn.Card:
-    """Choices that few people need, closed at first. `title` is plain text.
+    """Choices that few people need, closed at first. `title` is plain text. A browser builds them when they are opened.
 
     They stand in a column of their own: a card that opens makes all that lies in it visible, wanted or not.
     """
-    return pn.Card(
-        column(*content),
+    inside = column()
+    made = pn.Card(
+        inside,
         header=html(f'<div class="ls fold">{text(title)}</div>'),
         collapsed=True,
         stylesheets=[STYLE],
@@ -95,6 +96,8 @@ def fold(title: str, *content: Any) -> pn.Card:
         sizing_mode="stretch_width",
         margin=(8, 0, 0, 0),
     )
+    made.param.watch(lambda _: inside.param.update(objects=list(content)), "collapsed")
+    return made
 
 
 def folded(title: str, body: str) -> str:

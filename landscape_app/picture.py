@@ -8,9 +8,11 @@ import numpy as np
 import xarray as xr
 
 from analysis import provenance
+from landscape_app.scales import linear_ticks
 
 PICTURE = {"a", "b", "t"}
 POINTS = PICTURE | {"sample", "marker", "seed"}
+IN_WEIGHTS = "weight space"  # units of axes whose coordinates are distances already
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,24 @@ def on_grid(ds: xr.Dataset, point: tuple[float, float]) -> tuple[float, float] |
 def equal_aspect(ds: xr.Dataset) -> bool:
     """Whether one unit is the same length on both axes, so that the picture may keep angles."""
     return bool(ds.attrs.get("equal_aspect"))
+
+
+def unit_length(ds: xr.Dataset) -> float | None:
+    """How far apart the weights are that lie one unit apart on the picture; None if that differs or is not said."""
+    facts = provenance(ds).get("axes", ())[:2]
+    lengths = [float(axis["length"]) for axis in facts if "length" in axis]
+    if len(lengths) < 2 or not equal_aspect(ds) or facts[0].get("units") == IN_WEIGHTS:
+        return None
+    return lengths[0] if np.isclose(lengths[0], lengths[1], rtol=1e-3) else None
+
+
+def length_bar(ds: xr.Dataset) -> tuple[float, float] | None:
+    """A round distance in weight space and how wide it is along a, where both axes say their length; else None."""
+    length, (low, high) = unit_length(ds), extent(ds, "a")
+    if length is None:
+        return None
+    far = max((tick for tick in linear_ticks(0, 0.3 * (high - low) * length, 4) if tick > 0), default=0.0)
+    return (far, far / length) if far else None
 
 
 def trajectory(ds: xr.Dataset) -> bool:

@@ -148,6 +148,24 @@ def test_how_sure_a_metric_is_can_be_shown_in_its_place():
     assert picture.quantity(ds, sure) != picture.quantity(ds, picture.metric(ds, "loss"))
 
 
+def test_a_bar_says_how_long_a_piece_of_the_plane_is_in_weight_space():
+    ds, plot = plane_result(), Heatmap()
+    facts = json.loads(ds.attrs["provenance"])
+    plot.draw(ds, picture.metric(ds, "loss"), Scale.of(ds["loss"].values, False), "viridis")
+    assert plot.length.data["text"] == []
+    for lengths, units, said in (
+        ((40.0, 40.0), "filter norms", ["distance of weights 20"]),
+        ((40.0, 41.0), "filter norms", []),
+        ((1.0, 1.0), "weight space", []),
+    ):
+        axes = [{"length": length, "units": units} for length in lengths]
+        ds.attrs["provenance"] = json.dumps(facts | {"axes": axes})
+        plot.draw(ds, picture.metric(ds, "loss"), Scale.of(ds["loss"].values, False), "viridis")
+        assert plot.length.data["text"] == said
+        wide = [to - start for start, to in zip(plot.length.data["from"], plot.length.data["to"], strict=True)]
+        assert wide == pytest.approx([20 / 40] * len(said))
+
+
 def drawn(ds, key="loss", log=False):
     heatmap = Heatmap()
     heatmap.draw(ds, picture.metric(ds, key), scale_of(ds, key, log), "viridis")

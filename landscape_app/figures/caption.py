@@ -12,7 +12,6 @@ from analysis import provenance
 from landscape_app import picture
 from landscape_app.connectivity.request import MATCHINGS, NONE
 from landscape_app.connectivity.words import COUNTED
-from landscape_app.figures.plane import unit_length
 from landscape_app.seeds import listed
 from landscape_app.spectrum import words as spectrum_words
 from landscape_app.spectrum.picture import spectra
@@ -43,7 +42,7 @@ def _of_surface(ds: xr.Dataset, _: str) -> Iterator[str]:
         yield "Contours lie at the ticks of the colour bar; circles are the checkpoints."
         if "seed" in ds.dims:
             yield "One picture is the mean over the seeds, the other their standard deviation."
-        length = unit_length(ds)
+        length = picture.unit_length(ds)
         if length is not None:
             yield f"One unit of an axis is a distance of {number(length, 4)} in weight space."
     elif "seed" in ds.dims:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from analysis import provenance
 from landscape_app import picture
 from landscape_app.colours import ACCENT, INK
 from landscape_app.connectivity.picture import shortened
@@ -24,7 +23,7 @@ from landscape_app.figures.style import (
     ticks,
     title_lines,
 )
-from landscape_app.scales import Scale, linear_ticks, tick_label
+from landscape_app.scales import Scale, tick_label
 from landscape_app.text import number
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 BESIDE = 1.1  # inches: the colour bar and the titles beside a picture
 NEAR = 0.075  # of the picture: a label of a contour that is nearer to another one is left out
 LEAST = 1.5  # inches: room that a title beside a low picture takes all the same
-IN_WEIGHTS = "weight space"  # units of axes whose coordinates are distances already
 
 
 def draw_planes(shown: list[tuple[xr.Dataset, picture.Metric, Scale]], width: float) -> Figure:
@@ -142,27 +140,15 @@ def _name(axes: Axes, ds: xr.Dataset) -> None:
 
 def _draw_length(axes: Axes, ds: xr.Dataset) -> None:
     """Over the picture, a bar as long as a round distance in weight space, where both axes say their length."""
-    length = unit_length(ds)
-    if length is None:
+    bar = picture.length_bar(ds)
+    if bar is None:
         return
-    low, high = picture.extent(ds, "a")
-    whole = (high - low) * length
-    far = max((tick for tick in linear_ticks(0, 0.3 * whole, 4) if tick > 0), default=0.0)
-    if not far:
-        return
+    far, wide = bar
+    high = picture.extent(ds, "a")[1]
     over = axes.get_xaxis_transform()
-    axes.plot([high - far / length, high], [1.03, 1.03], color=INK, linewidth=1.6, transform=over, clip_on=False,
+    axes.plot([high - wide, high], [1.03, 1.03], color=INK, linewidth=1.6, transform=over, clip_on=False,
               solid_capstyle="butt")  # fmt: skip
     axes.text(
-        high - 1.08 * far / length, 1.03, f"distance of weights {number(far)}", transform=over, ha="right", va="center",
+        high - 1.08 * wide, 1.03, f"distance of weights {number(far)}", transform=over, ha="right", va="center",
         fontsize=SMALL,
     )  # fmt: skip
-
-
-def unit_length(ds: xr.Dataset) -> float | None:
-    """How far apart the weights are that lie one unit apart on the picture; None if that differs or is not said."""
-    facts = provenance(ds).get("axes", ())[:2]
-    lengths = [float(axis["length"]) for axis in facts if "length" in axis]
-    if len(lengths) < 2 or not picture.equal_aspect(ds) or facts[0].get("units") == IN_WEIGHTS:
-        return None
-    return lengths[0] if np.isclose(lengths[0], lengths[1], rtol=1e-3) else None
