@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import is_
 
 import numpy as np
 import torch
@@ -92,13 +93,13 @@ def match_weights(
     for number, start in enumerate([*starts, *(f"random {i + 1}" for i in range(restarts))]):
         rng = np.random.default_rng([seed, number])
         if start == "identity":
-            first = identity
+            first = _orders(symmetries, identity)
         elif start == "sorted":
             first = ascent.sorted_start()
         elif start == "activations" and problem is not None:
-            first = match_activations(symmetries, problem, reference, moving).permutation
+            first = _orders(symmetries, match_activations(symmetries, problem, reference, moving).permutation)
         else:
-            first = symmetries.random(int(rng.integers(2**31)))
+            first = _orders(symmetries, symmetries.random(int(rng.integers(2**31))))
         found.append(ascent.run(first, start, rng))
     if problem is None:
         step = GRID * ascent.scale or 1.0
@@ -125,27 +126,30 @@ class _Ascent:
 
     def __init__(self, symmetries: Symmetries, reference: Checkpoint, moving: Checkpoint):
         self.symmetries, self.moving = symmetries, moving
-        self.a, self.b = (_as_float64(c.weights) for c in (reference, moving))
-        self.scale = float(np.sqrt(_inner(self.a, self.a, self.a) * _inner(self.b, self.b, self.b)))
-        places = [{p for g in group.all_groups for p in g.places if p[0] in self.a} for group in symmetries.groups]
+        self.a, b = (_as_float64(c.weights) for c in (reference, moving))
+        self.scale = float(np.sqrt(_inner(self.a, self.a, self.a) * _inner(b, b, b)))
+        places = [{p for g in group.all_groups for p in g.places if p[0] in b} for group in symmetries.groups]
         self.names = [{name for name, _ in own} for own in places]
         # groups that move no tensor along two axes: what an assignment gains is by how much the objective rises
         self.linear = [len(names) == len(own) for names, own in zip(self.names, places, strict=True)]
         movers = _movers(symmetries)
-        self.units = {id(g): _Units(g, self.a, self.b, movers) for group in symmetries.groups for g in group.all_groups}
+        self.units = {id(g): _Units(g, self.a, b, movers) for group in symmetries.groups for g in group.all_groups}
+        self.along_more = {part.name for units in self.units.values() for part in units.parts}
+        # the part of the objective that no order decides
+        self.rest = _inner(self.a, b, self.a.keys() - self.along_more) - sum(u.inner() for u in self.units.values())
 
-    def sorted_start(self) -> Permutation:
+    def sorted_start(self) -> Orders:
         """One assignment for each group, of rows whose entries are sorted."""
-        orders = assigned(self.symmetries.groups, lambda group: self.units[id(group)].products_of_sorted())
-        return _permutation(self.symmetries, orders)
+        return assigned(self.symmetries.groups, lambda group: self.units[id(group)].products_of_sorted())
 
-    def run(self, first: Permutation, start: str, rng: np.random.Generator) -> _Climb:
-        orders, total = _orders(self.symmetries, first), self._objective(first, self.a)
+    def run(self, orders: Orders, start: str, rng: np.random.Generator) -> _Climb:
+        visits = rng.permutation(len(self.symmetries.groups)).tolist()
+        total = self._total(orders, visits)
         history, sweeps, moved = [total], 0, True
         settled: set[int] = set()  # groups that have no step to take until another takes one
         while moved and sweeps < SWEEPS:
             moved, sweeps = False, sweeps + 1
-            for i in rng.permutation(len(self.symmetries.groups)).tolist():
+            for i in visits:
                 if i in settled:
                     continue
                 after, rise = self._step(i, orders)
@@ -156,6 +160,7 @@ class _Ascent:
                     settled = {j for j in settled if not self.names[i] & self.names[j]}
                 if self.linear[i] or rise <= STEP * self.scale:
                     settled.add(i)
+            visits = rng.permutation(len(self.symmetries.groups)).tolist()
         return _Climb(orders, tuple(history), sweeps, not moved, start)
 
     def _step(self, i: int, orders: Orders) -> tuple[Orders, float]:
@@ -169,16 +174,27 @@ class _Ascent:
         step = assigned([self.symmetries.groups[i]], gram)
         after = {**orders, **{group: orders[group][order] for group, order in step.items()}}
         if self.linear[i]:
-            sums = [
-                [found[np.arange(len(found)), o[g]].sum() for g, found in products.items()] for o in (after, orders)
-            ]
-            return after, float(sum(sums[0]) - sum(sums[1]))
-        new, old = (self._objective(_permutation(self.symmetries, o), self.names[i]) for o in (after, orders))
+            sums = [sum(_along(found, o[g]) for g, found in products.items()) for o in (after, orders)]
+            return after, sums[0] - sums[1]
+        new, old = (self._objective(o, self.names[i]) for o in (after, orders))
         return after, new - old
 
-    def _objective(self, permutation: Permutation, names: Collection[str]) -> float:
+    def _total(self, orders: Orders, visits: Sequence[int]) -> float:
+        """The objective, where it can from products that the first visits to the groups need too."""
+        total, left = self.rest, set(self.along_more)
+        for group in (g for i in visits for g in self.symmetries.groups[i].all_groups):
+            own, units = orders[id(group)], self.units[id(group)]
+            total += units.inner(own)
+            for part in units.parts:
+                if part.name in left and part.whole:
+                    left.remove(part.name)
+                    total += _along(part.product(orders), own)
+        return total + (self._objective(orders, left) if left else 0.0)
+
+    def _objective(self, orders: Orders, names: Collection[str]) -> float:
         """The part of some tensors in the inner product."""
-        now = permutation.tensors({name: tensor for name, tensor in self.b.items() if name in names})
+        own = {name: tensor for name, tensor in _as_float64(self.moving.weights).items() if name in names}
+        now = _permutation(self.symmetries, orders).tensors(own)
         return _inner(self.a, now, now)
 
     def checked(self, climb: _Climb) -> Matching:
@@ -189,6 +205,10 @@ class _Ascent:
         if abs(objective - total) > 1e-8 * max(self.scale, abs(objective)):
             raise SymmetryError(f"The objective is {objective:.12g}, and the steps add up to {total:.12g}.")
         return Matching(permutation, checkpoint, objective, climb.history, climb.sweeps, climb.converged, climb.start)
+
+
+def _along(products: np.ndarray, order: np.ndarray) -> float:
+    return float(products[np.arange(len(order)), order].sum())
 
 
 def _permutation(symmetries: Symmetries, orders: Orders) -> Permutation:
@@ -238,12 +258,16 @@ class _Units:
         self.a = torch.cat([none, *(part.a for part in fixed)], 1)
         self.b = torch.cat([none.T, *(part.b for part in fixed)])
 
+    def inner(self, own: np.ndarray | slice = slice(None)) -> float:
+        """The part in the inner product of what is in one matrix, with the second's units in an order."""
+        return float((self.a.numpy() * self.b.numpy()[:, own].T).sum())
+
     def products(self, orders: Orders) -> np.ndarray:
         """Inner products [units, units] of the first's with the second's, whose units are in their own order."""
-        total = self.a @ self.b
+        total = (self.a @ self.b).numpy()
         for part in self.parts:
             total += part.product(orders)
-        return total.numpy()
+        return total
 
     def products_of_sorted(self) -> np.ndarray:
         """Inner products [units, units] with the entries of each unit of a tensor in order of size."""
@@ -259,39 +283,47 @@ class _Units:
 class _Part:
     """What a tensor of each set holds of each unit of a group: its entries along one axis.
 
-    a: [units, entries]; b: [entries, units]. others: for axes of `_b` the groups that move them.
+    a: [units, entries]; b: [entries, units]. others: for axes of `_b` the groups that move them. whole: all entries of
+        the tensor belong to units.
     """
 
     def __init__(
         self, place: Place, indices: np.ndarray, a: Mapping[str, Tensor], b: Mapping[str, Tensor], movers: Movers
     ):
-        name, axis = place
+        self.name, axis = place
         order = indices.ravel()
-        x, y = (t[name].movedim(axis, 0) for t in (a, b))
-        if len(order) < len(x) or (order != np.arange(len(order))).any():
+        x, y = (t[self.name].movedim(axis, 0) for t in (a, b))
+        self.whole = len(order) == len(x)
+        if not self.whole or (order != np.arange(len(order))).any():
             x, y = (t.index_select(0, torch.from_numpy(order)) for t in (x, y))
         self.a = x.reshape(len(indices), -1)
-        self._b = y.reshape(*indices.shape, *y.shape[1:]).movedim(0, -1).contiguous()
-        self.b = self._b.reshape(-1, len(indices))
-        places = {i + (i < axis): (name, i) for i in range(y.ndim) if i != axis}
+        y = y.reshape(*indices.shape, *y.shape[1:]).movedim(0, -1).contiguous()
+        self.b, self._b = y.reshape(-1, len(indices)), y.numpy()
+        places = {i + (i < axis): (self.name, i) for i in range(x.ndim) if i != axis}
         self.others = {i: movers[place] for i, place in places.items() if place in movers}
-        self._kept: tuple[list[np.ndarray], Tensor] | None = None
+        self.groups = [group for others in self.others.values() for group, _ in others]
+        self._kept: tuple[list[np.ndarray], np.ndarray] | None = None
 
-    def product(self, orders: Orders) -> Tensor:
+    def product(self, orders: Orders) -> np.ndarray:
         """Inner products [units, units] with the other axes of the second in their orders, its units in their own."""
-        now = [orders[group] for others in self.others.values() for group, _ in others]
-        if self._kept is not None and all(x is y for x, y in zip(self._kept[0], now, strict=True)):
+        now = [orders[group] for group in self.groups]
+        if self._kept is not None and all(map(is_, self._kept[0], now)):
             return self._kept[1]
-        b = self._b.numpy()
+        b = self._b
         for axis, others in self.others.items():
-            index = np.arange(b.shape[axis])
-            for group, indices in others:
-                index[indices] = indices[orders[group]]
-            b = b.take(index, axis)
-        product = self.a @ torch.from_numpy(b).reshape(self.b.shape)
-        if product.numel() <= self.a.numel():  # it takes no more memory than the tensor
+            b = b.take(_index(b.shape[axis], others, orders), axis)
+        product = (self.a @ torch.from_numpy(b.reshape(self.b.shape))).numpy()
+        if product.size <= self._b.size:  # it takes no more memory than the tensor
             self._kept = now, product
         return product
+
+
+def _index(size: int, movers: Sequence[tuple[int, np.ndarray]], orders: Orders) -> np.ndarray:
+    """Which entry of an axis takes the place of each."""
+    index = np.arange(size)
+    for group, indices in movers:
+        index[indices] = indices[orders[group]]
+    return index
 
 
 def assigned(groups: Sequence[Group], gram: Gram) -> Orders:
@@ -301,6 +333,9 @@ def assigned(groups: Sequence[Group], gram: Gram) -> Orders:
     """
     orders: Orders = {}
     for group in groups:
+        if not group.inner:
+            orders[id(group)] = linear_sum_assignment(_rounded(gram(group)), maximize=True)[1]
+            continue
         grams: dict[int, np.ndarray] = {}
         choices: dict[tuple[int, int, int], np.ndarray] = {}
         _gather(group, gram, grams)
@@ -320,18 +355,22 @@ def _chosen(
 
 def _centred(matrix: np.ndarray) -> np.ndarray:
     """In place, less the mean of each column, which decides nothing: the solver takes less time."""
-    matrix -= matrix.mean(0)
+    matrix -= matrix.sum(0) / len(matrix)
+    return matrix
+
+
+def _rounded(matrix: np.ndarray) -> np.ndarray:
+    """In place: these are the largest arrays that there are."""
+    step = float(max(matrix.max(initial=0), -matrix.min(initial=0))) * GRID
+    if step > 0:
+        matrix /= step
+        np.rint(matrix, out=matrix)
+        matrix *= step
     return matrix
 
 
 def _gather(group: Group, gram: Gram, grams: dict[int, np.ndarray]) -> None:
-    matrix = gram(group)
-    step = float(max(matrix.max(initial=0), -matrix.min(initial=0))) * GRID
-    if step > 0:  # in place: these are the largest arrays that there are
-        matrix /= step
-        np.rint(matrix, out=matrix)
-        matrix *= step
-    grams[id(group)] = matrix
+    grams[id(group)] = _rounded(gram(group))
     for inner in group.inner:
         _gather(inner, gram, grams)
 
