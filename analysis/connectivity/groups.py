@@ -138,6 +138,9 @@ class Permutation:
         Raises SymmetryError where a tensor does not fit.
         """
         self._fit(tensors)
+        return self._moved(tensors)
+
+    def _moved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         moves: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
         for (name, axis), index in self.indices.items():
             if name in tensors and (index != np.arange(len(index))).any():
@@ -171,8 +174,8 @@ class Permutation:
         Raises SymmetryError if it belongs to another model.
         """
         self.check(checkpoint)
-        weights = Weights(self.tensors(checkpoint.weights), checkpoint.weights.structure)
-        buffers = self.tensors(checkpoint.buffers)
+        weights = Weights(self._moved(checkpoint.weights), checkpoint.weights.structure)
+        buffers = self._moved(checkpoint.buffers)
         return replace(checkpoint, weights=weights, buffers=buffers, name=name or f"π({checkpoint.name})", source="")
 
 

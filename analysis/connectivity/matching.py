@@ -126,17 +126,18 @@ class _Ascent:
 
     def __init__(self, symmetries: Symmetries, reference: Checkpoint, moving: Checkpoint):
         self.symmetries, self.moving = symmetries, moving
-        self.a, b = (_as_float64(c.weights) for c in (reference, moving))
-        self.scale = float(np.sqrt(_inner(self.a, self.a, self.a) * _inner(b, b, b)))
-        places = [{p for g in group.all_groups for p in g.places if p[0] in b} for group in symmetries.groups]
+        self.a, self.b = ({n: t.detach().cpu() for n, t in c.weights.items()} for c in (reference, moving))
+        self.scale = float(np.sqrt(_inner(self.a, self.a, self.a) * _inner(self.b, self.b, self.b)))
+        places = [{p for g in group.all_groups for p in g.places if p[0] in self.a} for group in symmetries.groups]
         self.names = [{name for name, _ in own} for own in places]
         # groups that move no tensor along two axes: what an assignment gains is by how much the objective rises
         self.linear = [len(names) == len(own) for names, own in zip(self.names, places, strict=True)]
         movers = _movers(symmetries)
-        self.units = {id(g): _Units(g, self.a, b, movers) for group in symmetries.groups for g in group.all_groups}
+        self.units = {id(g): _Units(g, self.a, self.b, movers) for group in symmetries.groups for g in group.all_groups}
         self.along_more = {part.name for units in self.units.values() for part in units.parts}
         # the part of the objective that no order decides
-        self.rest = _inner(self.a, b, self.a.keys() - self.along_more) - sum(u.inner() for u in self.units.values())
+        fixed = [name for name in self.a if name not in self.along_more]
+        self.rest = _inner(self.a, self.b, fixed) - sum(units.inner() for units in self.units.values())
 
     def sorted_start(self) -> Orders:
         """One assignment for each group, of rows whose entries are sorted."""
@@ -193,15 +194,14 @@ class _Ascent:
 
     def _objective(self, orders: Orders, names: Collection[str]) -> float:
         """The part of some tensors in the inner product."""
-        own = {name: tensor for name, tensor in _as_float64(self.moving.weights).items() if name in names}
-        now = _permutation(self.symmetries, orders).tensors(own)
+        now = _permutation(self.symmetries, orders).tensors({n: t for n, t in self.b.items() if n in names})
         return _inner(self.a, now, now)
 
     def checked(self, climb: _Climb) -> Matching:
         """What a run found, with the objective computed anew."""
         permutation = _permutation(self.symmetries, climb.orders)
         checkpoint = permutation.apply(self.moving)
-        objective, total = _inner(self.a, _as_float64(checkpoint.weights), self.a), climb.history[-1]
+        objective, total = _inner(self.a, checkpoint.weights, self.a), climb.history[-1]
         if abs(objective - total) > 1e-8 * max(self.scale, abs(objective)):
             raise SymmetryError(f"The objective is {objective:.12g}, and the steps add up to {total:.12g}.")
         return Matching(permutation, checkpoint, objective, climb.history, climb.sweeps, climb.converged, climb.start)
@@ -216,7 +216,8 @@ def _permutation(symmetries: Symmetries, orders: Orders) -> Permutation:
         return orders[id(group)][copy * group.size : (copy + 1) * group.size] - source * group.size
 
     groups = [group for group in symmetries.groups if id(group) in orders]
-    return symmetries.identity().then(Permutation.of(groups, symmetries.sizes, choose))
+    moved = Permutation.of(groups, symmetries.sizes, choose)
+    return Permutation({**symmetries.identity().indices, **moved.indices})
 
 
 def _orders(symmetries: Symmetries, permutation: Permutation) -> Orders:
@@ -234,15 +235,18 @@ def _order(group: Group, permutation: Permutation) -> np.ndarray:
     return unit[permutation.indices[place][first]]
 
 
-# of a place: the groups that move it, by their id, and the indices [units, m] of their units there
-Movers = dict[Place, list[tuple[int, np.ndarray]]]
+# of a place: the groups that move it, by their id, and the indices [units, m] of their units there; None for all of the
+# axis as it is, one index a unit
+Movers = dict[Place, dict[int, np.ndarray | None]]
 
 
 def _movers(symmetries: Symmetries) -> Movers:
     found: Movers = {}
     for group in (g for outer in symmetries.groups for g in outer.all_groups):
         for place, indices in group.places.items():
-            found.setdefault(place, []).append((id(group), indices.reshape(group.copies * group.size, -1)))
+            every = np.arange(symmetries.sizes[place])
+            plain = np.array_equal(indices.ravel(), every) and indices.shape[-1] == 1
+            found.setdefault(place, {})[id(group)] = None if plain else indices.reshape(-1, indices.shape[-1])
     return found
 
 
@@ -251,7 +255,7 @@ class _Units:
 
     def __init__(self, group: Group, a: Mapping[str, Tensor], b: Mapping[str, Tensor], movers: Movers):
         count = group.size * group.copies
-        self.every = [_Part(p, i.reshape(count, -1), a, b, movers) for p, i in group.places.items() if p[0] in a]
+        self.every = [_Part(p, movers[p][id(group)], a[p[0]], b[p[0]], movers) for p in group.places if p[0] in a]
         self.parts = [part for part in self.every if part.others]
         fixed = [part for part in self.every if not part.others]
         none = torch.zeros(count, 0, dtype=torch.float64)
@@ -273,10 +277,7 @@ class _Units:
         """Inner products [units, units] with the entries of each unit of a tensor in order of size."""
         total = torch.zeros(len(self.a), len(self.a), dtype=torch.float64)
         for part in self.every:
-            a, b = part.a, part.b.T.contiguous()
-            if a.shape[1] > 1:
-                a, b = (torch.from_numpy(np.sort(rows.numpy(), axis=1)) for rows in (a, b))
-            total.addmm_(a, b.T)
+            total.addmm_(*part.in_order_of_size())
         return _centred(total.numpy())
 
 
@@ -287,41 +288,53 @@ class _Part:
         the tensor belong to units.
     """
 
-    def __init__(
-        self, place: Place, indices: np.ndarray, a: Mapping[str, Tensor], b: Mapping[str, Tensor], movers: Movers
-    ):
+    def __init__(self, place: Place, indices: np.ndarray | None, a: Tensor, b: Tensor, movers: Movers):
         self.name, axis = place
-        order = indices.ravel()
-        x, y = (t[self.name].movedim(axis, 0) for t in (a, b))
-        self.whole = len(order) == len(x)
-        if not self.whole or (order != np.arange(len(order))).any():
-            x, y = (t.index_select(0, torch.from_numpy(order)) for t in (x, y))
-        self.a = x.reshape(len(indices), -1)
-        y = y.reshape(*indices.shape, *y.shape[1:]).movedim(0, -1).contiguous()
-        self.b, self._b = y.reshape(-1, len(indices)), y.numpy()
-        places = {i + (i < axis): (self.name, i) for i in range(x.ndim) if i != axis}
+        self._single = torch.float64 not in (a.dtype, b.dtype)
+        x, y = a.movedim(axis, 0), b.movedim(axis, 0)
+        self.whole = indices is None or indices.size == len(x)
+        if indices is None:
+            y = y.unsqueeze(1)
+        else:
+            x, y = (t[torch.from_numpy(indices)] for t in (x, y))
+        self.a = x.reshape(len(x), -1).to(torch.float64)
+        y = y.movedim(0, -1).to(torch.float64, memory_format=torch.contiguous_format)
+        self.b, self._b = y.flatten(0, -2), y.numpy()
+        places = {i + (i < axis): (self.name, i) for i in range(a.ndim) if i != axis}
         self.others = {i: movers[place] for i, place in places.items() if place in movers}
-        self.groups = [group for others in self.others.values() for group, _ in others]
+        self._groups = [group for others in self.others.values() for group in others]
         self._kept: tuple[list[np.ndarray], np.ndarray] | None = None
 
     def product(self, orders: Orders) -> np.ndarray:
         """Inner products [units, units] with the other axes of the second in their orders, its units in their own."""
-        now = [orders[group] for group in self.groups]
+        now = [orders[group] for group in self._groups]
         if self._kept is not None and all(map(is_, self._kept[0], now)):
             return self._kept[1]
         b = self._b
         for axis, others in self.others.items():
             b = b.take(_index(b.shape[axis], others, orders), axis)
         product = (self.a @ torch.from_numpy(b.reshape(self.b.shape))).numpy()
-        if product.size <= self._b.size:  # it takes no more memory than the tensor
+        if product.size <= b.size:  # it takes no more memory than the tensor
             self._kept = now, product
         return product
 
+    def in_order_of_size(self) -> tuple[Tensor, Tensor]:
+        """a and b with the entries of each unit sorted."""
+        if len(self.b) == 1:
+            return self.a, self.b
+        # float32 is exact for what came in it, and takes less time
+        a, b = (t.numpy().astype(np.float32 if self._single else np.float64, order="C") for t in (self.a, self.b.T))
+        a.sort(1)
+        b.sort(1)
+        return torch.from_numpy(a.astype(np.float64)), torch.from_numpy(b.T.astype(np.float64, order="C"))
 
-def _index(size: int, movers: Sequence[tuple[int, np.ndarray]], orders: Orders) -> np.ndarray:
+
+def _index(size: int, movers: Mapping[int, np.ndarray | None], orders: Orders) -> np.ndarray:
     """Which entry of an axis takes the place of each."""
     index = np.arange(size)
-    for group, indices in movers:
+    for group, indices in movers.items():
+        if indices is None:
+            return orders[group]
         index[indices] = indices[orders[group]]
     return index
 
@@ -392,16 +405,8 @@ def _best(
     return float(similar[rows, columns].sum())
 
 
-def _as_float64(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: t.detach().to("cpu", torch.float64) for name, t in weights.items()}
-
-
 def _inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: Iterable[str]) -> float:
-    return sum(_inners(a, b, names).values())
-
-
-def _inners(a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, float]:
-    return {name: float(torch.dot(a[name].flatten(), b[name].flatten())) for name in names}
+    return sum(float(torch.dot(*(t[name].detach().to("cpu", torch.float64).flatten() for t in (a, b)))) for name in names)
 
 
 def midpoint_loss(problem: Problem, a: Checkpoint, b: Checkpoint) -> float:
@@ -445,9 +450,9 @@ def match_activations(symmetries: Symmetries, problem: Problem, reference: Check
     matched = [group for group, here in zip(symmetries.groups, seen, strict=True) if here]
     permutation = _permutation(symmetries, assigned(matched, either))
     checkpoint = permutation.apply(moving)
-    a, b = (_as_float64(c.weights) for c in (reference, checkpoint))
+    objective = _inner(reference.weights, checkpoint.weights, reference.weights)
     names = tuple("{}: {}[{}]".format(group.structure, *min(group.all_places())) for group in left)
-    return Matching(permutation, checkpoint, _inner(a, b, a), sweeps=1, start="activations", left=names)
+    return Matching(permutation, checkpoint, objective, sweeps=1, start="activations", left=names)
 
 
 Shown = tuple[str, int, bool]  # a weight, its axis, and whether that is the one that reads
