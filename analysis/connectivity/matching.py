@@ -30,6 +30,7 @@ SWEEPS = 100
 GRID = 2.0**-36  # similarities are rounded to this part of the largest, so that rounding errors do not decide
 
 Gram = Callable[[Group], np.ndarray]
+Arrays = Mapping[str, np.ndarray]
 Orders = dict[int, np.ndarray]  # by the id of a group [copies * size]: which unit takes the place of each
 
 
@@ -126,7 +127,7 @@ class _Ascent:
 
     def __init__(self, symmetries: Symmetries, reference: Checkpoint, moving: Checkpoint):
         self.symmetries, self.moving = symmetries, moving
-        self.a, self.b = ({n: t.detach().cpu() for n, t in c.weights.items()} for c in (reference, moving))
+        self.a, self.b = (_arrays(c.weights) for c in (reference, moving))
         self.scale = float(np.sqrt(_inner(self.a, self.a, self.a) * _inner(self.b, self.b, self.b)))
         places = [{p for g in group.all_groups for p in g.places if p[0] in self.a} for group in symmetries.groups]
         self.names = [{name for name, _ in own} for own in places]
@@ -194,14 +195,14 @@ class _Ascent:
 
     def _objective(self, orders: Orders, names: Collection[str]) -> float:
         """The part of some tensors in the inner product."""
-        now = _permutation(self.symmetries, orders).tensors({n: t for n, t in self.b.items() if n in names})
-        return _inner(self.a, now, now)
+        own = {name: torch.from_numpy(array) for name, array in self.b.items() if name in names}
+        return _inner(self.a, _arrays(_permutation(self.symmetries, orders).tensors(own)), names)
 
     def checked(self, climb: _Climb) -> Matching:
         """What a run found, with the objective computed anew."""
         permutation = _permutation(self.symmetries, climb.orders)
         checkpoint = permutation.apply(self.moving)
-        objective, total = _inner(self.a, checkpoint.weights, self.a), climb.history[-1]
+        objective, total = _inner(self.a, _arrays(checkpoint.weights), self.a), climb.history[-1]
         if abs(objective - total) > 1e-8 * max(self.scale, abs(objective)):
             raise SymmetryError(f"The objective is {objective:.12g}, and the steps add up to {total:.12g}.")
         return Matching(permutation, checkpoint, objective, climb.history, climb.sweeps, climb.converged, climb.start)
@@ -253,7 +254,7 @@ def _movers(symmetries: Symmetries) -> Movers:
 class _Units:
     """What two sets of tensors hold of each unit of a group: in one matrix where no other axis moves, else in parts."""
 
-    def __init__(self, group: Group, a: Mapping[str, Tensor], b: Mapping[str, Tensor], movers: Movers):
+    def __init__(self, group: Group, a: Arrays, b: Arrays, movers: Movers):
         count = group.size * group.copies
         self.every = [_Part(p, movers[p][id(group)], a[p[0]], b[p[0]], movers) for p in group.places if p[0] in a]
         self.parts = [part for part in self.every if part.others]
@@ -288,19 +289,16 @@ class _Part:
         the tensor belong to units.
     """
 
-    def __init__(self, place: Place, indices: np.ndarray | None, a: Tensor, b: Tensor, movers: Movers):
+    def __init__(self, place: Place, indices: np.ndarray | None, a: np.ndarray, b: np.ndarray, movers: Movers):
         self.name, axis = place
-        self._single = torch.float64 not in (a.dtype, b.dtype)
-        x, y = a.movedim(axis, 0), b.movedim(axis, 0)
+        self._dtype = np.promote_types(a.dtype, b.dtype)
+        x, y = a.swapaxes(0, axis), b.swapaxes(0, axis)
         self.whole = indices is None or indices.size == len(x)
-        if indices is None:
-            y = y.unsqueeze(1)
-        else:
-            x, y = (t[torch.from_numpy(indices)] for t in (x, y))
-        self.a = x.reshape(len(x), -1).to(torch.float64)
-        y = y.movedim(0, -1).to(torch.float64, memory_format=torch.contiguous_format)
-        self.b, self._b = y.flatten(0, -2), y.numpy()
-        places = {i + (i < axis): (self.name, i) for i in range(a.ndim) if i != axis}
+        x, y = (x[:, None], y[:, None]) if indices is None else (x[indices], y[indices])
+        self.a = torch.from_numpy(x.astype(np.float64, order="C").reshape(len(x), -1))
+        self._b = np.moveaxis(y, 0, -1).astype(np.float64, order="C")
+        self.b = torch.from_numpy(self._b.reshape(-1, len(y)))
+        places = {i or axis: (self.name, i) for i in range(a.ndim) if i != axis}
         self.others = {i: movers[place] for i, place in places.items() if place in movers}
         self._groups = [group for others in self.others.values() for group in others]
         self._kept: tuple[list[np.ndarray], np.ndarray] | None = None
@@ -322,8 +320,8 @@ class _Part:
         """a and b with the entries of each unit sorted."""
         if len(self.b) == 1:
             return self.a, self.b
-        # float32 is exact for what came in it, and takes less time
-        a, b = (t.numpy().astype(np.float32 if self._single else np.float64, order="C") for t in (self.a, self.b.T))
+        # what came in float32 is sorted in it, which takes less time
+        a, b = (t.numpy().astype(self._dtype, order="C") for t in (self.a, self.b.T))
         a.sort(1)
         b.sort(1)
         return torch.from_numpy(a.astype(np.float64)), torch.from_numpy(b.T.astype(np.float64, order="C"))
@@ -405,8 +403,18 @@ def _best(
     return float(similar[rows, columns].sum())
 
 
-def _inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: Iterable[str]) -> float:
-    return sum(float(torch.dot(*(t[name].detach().to("cpu", torch.float64).flatten() for t in (a, b)))) for name in names)
+def _arrays(weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """As float64 or float32, which hold each without loss."""
+    found = {name: tensor.detach().cpu() for name, tensor in weights.items()}
+    return {name: (t if t.dtype == torch.float64 else t.float()).numpy() for name, t in found.items()}
+
+
+def _inner(a: Arrays, b: Arrays, names: Iterable[str]) -> float:
+    total = 0.0
+    for name in names:
+        x = a[name].astype(np.float64).ravel()
+        total += float(x @ (x if a is b else b[name].astype(np.float64).ravel()))
+    return total
 
 
 def midpoint_loss(problem: Problem, a: Checkpoint, b: Checkpoint) -> float:
@@ -450,9 +458,9 @@ def match_activations(symmetries: Symmetries, problem: Problem, reference: Check
     matched = [group for group, here in zip(symmetries.groups, seen, strict=True) if here]
     permutation = _permutation(symmetries, assigned(matched, either))
     checkpoint = permutation.apply(moving)
-    objective = _inner(reference.weights, checkpoint.weights, reference.weights)
+    a, b = (_arrays(c.weights) for c in (reference, checkpoint))
     names = tuple("{}: {}[{}]".format(group.structure, *min(group.all_places())) for group in left)
-    return Matching(permutation, checkpoint, objective, sweeps=1, start="activations", left=names)
+    return Matching(permutation, checkpoint, _inner(a, b, a), sweeps=1, start="activations", left=names)
 
 
 Shown = tuple[str, int, bool]  # a weight, its axis, and whether that is the one that reads
