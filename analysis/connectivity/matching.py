@@ -176,8 +176,7 @@ class _Ascent:
         step = assigned([self.symmetries.groups[i]], gram)
         after = {**orders, **{group: orders[group][order] for group, order in step.items()}}
         if self.linear[i]:
-            sums = [sum(_along(found, o[g]) for g, found in products.items()) for o in (after, orders)]
-            return after, sums[0] - sums[1]
+            return after, sum(_along(found, after[g]) - _along(found, orders[g]) for g, found in products.items())
         new, old = (self._objective(o, self.names[i]) for o in (after, orders))
         return after, new - old
 
@@ -236,71 +235,92 @@ def _order(group: Group, permutation: Permutation) -> np.ndarray:
     return unit[permutation.indices[place][first]]
 
 
-# of a place: the groups that move it, by their id, and the indices [units, m] of their units there; None for all of the
-# axis as it is, one index a unit
-Movers = dict[Place, dict[int, np.ndarray | None]]
+# the groups that move an axis of a tensor, by their id, and the indices [units, m] of their units there; None for all of
+# the axis as it is, one index a unit
+Moves = dict[int, np.ndarray | None]
+Movers = dict[Place, Moves]
 
 
 def _movers(symmetries: Symmetries) -> Movers:
     found: Movers = {}
     for group in (g for outer in symmetries.groups for g in outer.all_groups):
         for place, indices in group.places.items():
-            every = np.arange(symmetries.sizes[place])
-            plain = np.array_equal(indices.ravel(), every) and indices.shape[-1] == 1
-            found.setdefault(place, {})[id(group)] = None if plain else indices.reshape(-1, indices.shape[-1])
+            rows, size = indices.reshape(-1, indices.shape[-1]), symmetries.sizes[place]
+            plain = rows.shape == (size, 1) and (rows[:, 0] == np.arange(size)).all()
+            found.setdefault(place, {})[id(group)] = None if plain else rows
     return found
 
 
 class _Units:
-    """What two sets of tensors hold of each unit of a group: in one matrix where no other axis moves, else in parts."""
+    """What two sets of tensors hold of each unit of a group: in one matrix where no other axis moves, else in parts.
+
+    a, b: [units, entries]. widths: how many of the entries are of each tensor.
+    """
 
     def __init__(self, group: Group, a: Arrays, b: Arrays, movers: Movers):
-        count = group.size * group.copies
-        self.every = [_Part(p, movers[p][id(group)], a[p[0]], b[p[0]], movers) for p in group.places if p[0] in a]
-        self.parts = [part for part in self.every if part.others]
-        fixed = [part for part in self.every if not part.others]
-        none = torch.zeros(count, 0, dtype=torch.float64)
-        self.a = torch.cat([none, *(part.a for part in fixed)], 1)
-        self.b = torch.cat([none.T, *(part.b for part in fixed)])
+        none = np.zeros((group.size * group.copies, 0))
+        fixed, self.parts = [(none, none)], []
+        for name, axis in (place for place in group.places if place[0] in a):
+            x, y = (_rows(arrays[name], axis, movers[name, axis][id(group)]) for arrays in (a, b))
+            # with the unit's axis in front the first one stands where that was
+            places = {i or axis: (name, i) for i in range(a[name].ndim) if i != axis}
+            others = {i: movers[place] for i, place in places.items() if place in movers}
+            if others:
+                self.parts.append(_Part(name, x, y, others, len(x) * x.shape[1] == a[name].shape[axis]))
+            else:
+                fixed.append((x.reshape(len(x), -1), y.reshape(len(y), -1)))
+        self.a, self.b = (np.concatenate(rows, 1, dtype=np.float64) for rows in zip(*fixed, strict=True))
+        self.widths = [x.shape[1] for x, _ in fixed]
 
     def inner(self, own: np.ndarray | slice = slice(None)) -> float:
         """The part in the inner product of what is in one matrix, with the second's units in an order."""
-        return float((self.a.numpy() * self.b.numpy()[:, own].T).sum())
+        return float((self.a * self.b[own]).sum())
 
     def products(self, orders: Orders) -> np.ndarray:
         """Inner products [units, units] of the first's with the second's, whose units are in their own order."""
-        total = (self.a @ self.b).numpy()
+        total = _products(self.a, self.b.T)
         for part in self.parts:
             total += part.product(orders)
         return total
 
     def products_of_sorted(self) -> np.ndarray:
         """Inner products [units, units] with the entries of each unit of a tensor in order of size."""
-        total = torch.zeros(len(self.a), len(self.a), dtype=torch.float64)
-        for part in self.every:
-            total.addmm_(*part.in_order_of_size())
-        return _centred(total.numpy())
+        a, b = self.a.copy(), self.b.copy()
+        ends = np.cumsum(self.widths).tolist()
+        for width, end in zip(self.widths, ends, strict=True):
+            if width > 1:
+                a[:, end - width : end].sort(1)
+                b[:, end - width : end].sort(1)
+        total = _products(a, b.T)
+        for part in self.parts:
+            total += part.product_of_sorted()
+        return _centred(total)
+
+
+def _rows(array: np.ndarray, axis: int, indices: np.ndarray | None) -> np.ndarray:
+    """What a tensor holds of each unit: [units, m, *other axes]."""
+    rows = array.swapaxes(0, axis)
+    return rows[:, None] if indices is None else rows[indices]
+
+
+def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a @ b, of which torch takes less time."""
+    return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
 
 
 class _Part:
-    """What a tensor of each set holds of each unit of a group: its entries along one axis.
+    """What a tensor of each set holds of each unit of a group, where other groups move it too.
 
-    a: [units, entries]; b: [entries, units]. others: for axes of `_b` the groups that move them. whole: all entries of
-        the tensor belong to units.
+    others: for axes of `_b` [m, *other axes, units] the groups that move them. whole: all entries of the tensor belong
+        to units.
     """
 
-    def __init__(self, place: Place, indices: np.ndarray | None, a: np.ndarray, b: np.ndarray, movers: Movers):
-        self.name, axis = place
-        self._dtype = np.promote_types(a.dtype, b.dtype)
-        x, y = a.swapaxes(0, axis), b.swapaxes(0, axis)
-        self.whole = indices is None or indices.size == len(x)
-        x, y = (x[:, None], y[:, None]) if indices is None else (x[indices], y[indices])
-        self.a = torch.from_numpy(x.astype(np.float64, order="C").reshape(len(x), -1))
+    def __init__(self, name: str, x: np.ndarray, y: np.ndarray, others: Mapping[int, Moves], whole: bool):
+        self.name, self.whole, self._others = name, whole, others
+        self._dtype = np.promote_types(x.dtype, y.dtype)
+        self._a = x.astype(np.float64, order="C").reshape(len(x), -1)
         self._b = np.moveaxis(y, 0, -1).astype(np.float64, order="C")
-        self.b = torch.from_numpy(self._b.reshape(-1, len(y)))
-        places = {i or axis: (self.name, i) for i in range(a.ndim) if i != axis}
-        self.others = {i: movers[place] for i, place in places.items() if place in movers}
-        self._groups = [group for others in self.others.values() for group in others]
+        self._groups = [group for moves in others.values() for group in moves]
         self._kept: tuple[list[np.ndarray], np.ndarray] | None = None
 
     def product(self, orders: Orders) -> np.ndarray:
@@ -309,28 +329,26 @@ class _Part:
         if self._kept is not None and all(map(is_, self._kept[0], now)):
             return self._kept[1]
         b = self._b
-        for axis, others in self.others.items():
-            b = b.take(_index(b.shape[axis], others, orders), axis)
-        product = (self.a @ torch.from_numpy(b.reshape(self.b.shape))).numpy()
+        for axis, moves in self._others.items():
+            b = b.take(_index(b.shape[axis], moves, orders), axis)
+        product = _products(self._a, b.reshape(-1, len(self._a)))
         if product.size <= b.size:  # it takes no more memory than the tensor
             self._kept = now, product
         return product
 
-    def in_order_of_size(self) -> tuple[Tensor, Tensor]:
-        """a and b with the entries of each unit sorted."""
-        if len(self.b) == 1:
-            return self.a, self.b
+    def product_of_sorted(self) -> np.ndarray:
+        """Inner products [units, units] with the entries of each unit in order of size."""
         # what came in float32 is sorted in it, which takes less time
-        a, b = (t.numpy().astype(self._dtype, order="C") for t in (self.a, self.b.T))
+        a, b = (rows.astype(self._dtype, order="C") for rows in (self._a, self._b.reshape(-1, len(self._a)).T))
         a.sort(1)
         b.sort(1)
-        return torch.from_numpy(a.astype(np.float64)), torch.from_numpy(b.T.astype(np.float64, order="C"))
+        return _products(a.astype(np.float64), b.T.astype(np.float64, order="C"))
 
 
-def _index(size: int, movers: Mapping[int, np.ndarray | None], orders: Orders) -> np.ndarray:
+def _index(size: int, moves: Moves, orders: Orders) -> np.ndarray:
     """Which entry of an axis takes the place of each."""
     index = np.arange(size)
-    for group, indices in movers.items():
+    for group, indices in moves.items():
         if indices is None:
             return orders[group]
         index[indices] = indices[orders[group]]
