@@ -151,10 +151,11 @@ class Permutation:
 
     def _fit(self, tensors: Mapping[str, Tensor]) -> None:
         for (name, axis), index in self.indices.items():
-            shape = list(tensors[name].shape) if name in tensors else None
-            if shape is not None and (axis >= len(shape) or shape[axis] != len(index)):
+            tensor = tensors.get(name)
+            if tensor is not None and (axis >= tensor.ndim or len(index) != tensor.shape[axis]):
                 raise SymmetryError(
-                    f"The permutation moves {len(index)} entries along axis {axis} of '{name}', which is {shape}. It "
+                    f"The permutation moves {len(index)} entries along axis {axis} of '{name}', which is "
+                    f"{list(tensor.shape)}. It "
                     "was found for another model; find the symmetries of this one."
                 )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import is_
 
 import numpy as np
@@ -128,12 +129,12 @@ class _Ascent:
     def __init__(self, symmetries: Symmetries, reference: Checkpoint, moving: Checkpoint):
         self.symmetries, self.moving = symmetries, moving
         self.a, self.b = (_arrays(c.weights) for c in (reference, moving))
-        self.scale = float(np.sqrt(_inner(self.a, self.a, self.a) * _inner(self.b, self.b, self.b)))
+        self.scale = _norm(self.a) * _norm(self.b)
         places = [{p for g in group.all_groups for p in g.places if p[0] in self.a} for group in symmetries.groups]
         self.names = [{name for name, _ in own} for own in places]
         # groups that move no tensor along two axes: what an assignment gains is by how much the objective rises
         self.linear = [len(names) == len(own) for names, own in zip(self.names, places, strict=True)]
-        movers = _movers(symmetries)
+        movers = _movers(symmetries, symmetries.groups)
         self.units = {id(g): _Units(g, self.a, self.b, movers) for group in symmetries.groups for g in group.all_groups}
         self.along_more = {part.name for units in self.units.values() for part in units.parts}
         # the part of the objective that no order decides
@@ -212,12 +213,9 @@ def _along(products: np.ndarray, order: np.ndarray) -> float:
 
 
 def _permutation(symmetries: Symmetries, orders: Orders) -> Permutation:
-    def choose(group: Group, copy: int, source: int) -> np.ndarray:
-        return orders[id(group)][copy * group.size : (copy + 1) * group.size] - source * group.size
-
-    groups = [group for group in symmetries.groups if id(group) in orders]
-    moved = Permutation.of(groups, symmetries.sizes, choose)
-    return Permutation({**symmetries.identity().indices, **moved.indices})
+    moves = _movers(symmetries, [group for group in symmetries.groups if id(group) in orders])
+    moved = {place: _index(symmetries.sizes[place], own, orders) for place, own in moves.items()}
+    return Permutation({**symmetries.identity().indices, **moved})
 
 
 def _orders(symmetries: Symmetries, permutation: Permutation) -> Orders:
@@ -241,9 +239,9 @@ Moves = dict[int, np.ndarray | None]
 Movers = dict[Place, Moves]
 
 
-def _movers(symmetries: Symmetries) -> Movers:
+def _movers(symmetries: Symmetries, groups: Sequence[Group]) -> Movers:
     found: Movers = {}
-    for group in (g for outer in symmetries.groups for g in outer.all_groups):
+    for group in (g for outer in groups for g in outer.all_groups):
         for place, indices in group.places.items():
             rows, size = indices.reshape(-1, indices.shape[-1]), symmetries.sizes[place]
             plain = rows.shape == (size, 1) and (rows[:, 0] == np.arange(size)).all()
@@ -261,14 +259,14 @@ class _Units:
         none = np.zeros((group.size * group.copies, 0))
         fixed, self.parts = [(none, none)], []
         for name, axis in (place for place in group.places if place[0] in a):
-            x, y = (_rows(arrays[name], axis, movers[name, axis][id(group)]) for arrays in (a, b))
+            rows = partial(_rows, (a[name], b[name]), axis, movers[name, axis][id(group)])
             # with the unit's axis in front the first one stands where that was
             places = {i or axis: (name, i) for i in range(a[name].ndim) if i != axis}
             others = {i: movers[place] for i, place in places.items() if place in movers}
             if others:
-                self.parts.append(_Part(name, x, y, others, len(x) * x.shape[1] == a[name].shape[axis]))
+                self.parts.append(_Part(name, rows, others, a[name].size))
             else:
-                fixed.append((x.reshape(len(x), -1), y.reshape(len(y), -1)))
+                fixed.append(tuple(array.reshape(len(array), -1) for array in rows()))
         self.a, self.b = (np.concatenate(rows, 1, dtype=np.float64) for rows in zip(*fixed, strict=True))
         self.widths = [x.shape[1] for x, _ in fixed]
 
@@ -278,7 +276,7 @@ class _Units:
 
     def products(self, orders: Orders) -> np.ndarray:
         """Inner products [units, units] of the first's with the second's, whose units are in their own order."""
-        total = _products(self.a, self.b.T)
+        total = _products(torch.from_numpy(self.a), self.b.T)
         for part in self.parts:
             total += part.product(orders)
         return total
@@ -291,34 +289,35 @@ class _Units:
             if width > 1:
                 a[:, end - width : end].sort(1)
                 b[:, end - width : end].sort(1)
-        total = _products(a, b.T)
+        total = _products(torch.from_numpy(a), b.T)
         for part in self.parts:
             total += part.product_of_sorted()
         return _centred(total)
 
 
-def _rows(array: np.ndarray, axis: int, indices: np.ndarray | None) -> np.ndarray:
-    """What a tensor holds of each unit: [units, m, *other axes]."""
-    rows = array.swapaxes(0, axis)
-    return rows[:, None] if indices is None else rows[indices]
+def _rows(arrays: Sequence[np.ndarray], axis: int, indices: np.ndarray | None) -> list[np.ndarray]:
+    """What tensors hold of each unit: [units, m, *other axes]."""
+    every = [array.swapaxes(0, axis) for array in arrays]
+    return [rows[:, None] if indices is None else rows[indices] for rows in every]
 
 
-def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _products(a: Tensor, b: np.ndarray) -> np.ndarray:
     """a @ b, of which torch takes less time."""
-    return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
+    return (a @ torch.from_numpy(b)).numpy()
 
 
 class _Part:
     """What a tensor of each set holds of each unit of a group, where other groups move it too.
 
-    others: for axes of `_b` [m, *other axes, units] the groups that move them. whole: all entries of the tensor belong
-        to units.
+    rows: gives it, of both. others: for axes of `_b` [m, *other axes, units] the groups that move them. whole: all `size`
+        entries of the tensor belong to units.
     """
 
-    def __init__(self, name: str, x: np.ndarray, y: np.ndarray, others: Mapping[int, Moves], whole: bool):
-        self.name, self.whole, self._others = name, whole, others
-        self._dtype = np.promote_types(x.dtype, y.dtype)
-        self._a = x.astype(np.float64, order="C").reshape(len(x), -1)
+    def __init__(self, name: str, rows: Callable[[], list[np.ndarray]], others: Mapping[int, Moves], size: int):
+        self.name, self._rows, self._others = name, rows, others
+        x, y = rows()
+        self.whole = x.size == size
+        self._a = torch.from_numpy(x.astype(np.float64, order="C").reshape(len(x), -1))
         self._b = np.moveaxis(y, 0, -1).astype(np.float64, order="C")
         self._groups = [group for moves in others.values() for group in moves]
         self._kept: tuple[list[np.ndarray], np.ndarray] | None = None
@@ -331,18 +330,16 @@ class _Part:
         b = self._b
         for axis, moves in self._others.items():
             b = b.take(_index(b.shape[axis], moves, orders), axis)
-        product = _products(self._a, b.reshape(-1, len(self._a)))
+        product = _products(self._a, b.reshape(-1, b.shape[-1]))
         if product.size <= b.size:  # it takes no more memory than the tensor
             self._kept = now, product
         return product
 
     def product_of_sorted(self) -> np.ndarray:
         """Inner products [units, units] with the entries of each unit in order of size."""
-        # what came in float32 is sorted in it, which takes less time
-        a, b = (rows.astype(self._dtype, order="C") for rows in (self._a, self._b.reshape(-1, len(self._a)).T))
-        a.sort(1)
-        b.sort(1)
-        return _products(a.astype(np.float64), b.T.astype(np.float64, order="C"))
+        # float32 is sorted in less time than float64
+        a, b = (np.sort(rows.reshape(len(rows), -1), 1) for rows in self._rows())
+        return _products(torch.from_numpy(a.astype(np.float64)), b.T.astype(np.float64, order="C"))
 
 
 def _index(size: int, moves: Moves, orders: Orders) -> np.ndarray:
@@ -428,11 +425,11 @@ def _arrays(weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 def _inner(a: Arrays, b: Arrays, names: Iterable[str]) -> float:
-    total = 0.0
-    for name in names:
-        x = a[name].astype(np.float64).ravel()
-        total += float(x @ (x if a is b else b[name].astype(np.float64).ravel()))
-    return total
+    return sum(float(np.dot(*(arrays[name].astype(np.float64).ravel() for arrays in (a, b)))) for name in names)
+
+
+def _norm(arrays: Arrays) -> float:
+    return float(np.linalg.norm(np.concatenate([array.ravel() for array in arrays.values()], dtype=np.float64)))
 
 
 def midpoint_loss(problem: Problem, a: Checkpoint, b: Checkpoint) -> float:
