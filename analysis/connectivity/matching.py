@@ -134,8 +134,8 @@ class _Ascent:
         self.names = [{name for name, _ in own} for own in places]
         # groups that move no tensor along two axes: what an assignment gains is by how much the objective rises
         self.linear = [len(names) == len(own) for names, own in zip(self.names, places, strict=True)]
-        movers = _movers(symmetries, symmetries.groups)
-        self.units = {id(g): _Units(g, self.a, self.b, movers) for group in symmetries.groups for g in group.all_groups}
+        self.movers = _movers(symmetries, symmetries.groups)
+        self.units = {id(g): _Units(g, self.a, self.b, self.movers) for group in symmetries.groups for g in group.all_groups}
         self.along_more = {part.name for units in self.units.values() for part in units.parts}
         # the part of the objective that no order decides
         fixed = [name for name in self.a if name not in self.along_more]
@@ -196,11 +196,11 @@ class _Ascent:
     def _objective(self, orders: Orders, names: Collection[str]) -> float:
         """The part of some tensors in the inner product."""
         own = {name: torch.from_numpy(array) for name, array in self.b.items() if name in names}
-        return _inner(self.a, _arrays(_permutation(self.symmetries, orders).tensors(own)), names)
+        return _inner(self.a, _arrays(_permutation(self.symmetries, self.movers, orders).tensors(own)), names)
 
     def checked(self, climb: _Climb) -> Matching:
         """What a run found, with the objective computed anew."""
-        permutation = _permutation(self.symmetries, climb.orders)
+        permutation = _permutation(self.symmetries, self.movers, climb.orders)
         checkpoint = permutation.apply(self.moving)
         objective, total = _inner(self.a, _arrays(checkpoint.weights), self.a), climb.history[-1]
         if abs(objective - total) > 1e-8 * max(self.scale, abs(objective)):
@@ -212,9 +212,8 @@ def _along(products: np.ndarray, order: np.ndarray) -> float:
     return float(products[np.arange(len(order)), order].sum())
 
 
-def _permutation(symmetries: Symmetries, orders: Orders) -> Permutation:
-    moves = _movers(symmetries, [group for group in symmetries.groups if id(group) in orders])
-    moved = {place: _index(symmetries.sizes[place], own, orders) for place, own in moves.items()}
+def _permutation(symmetries: Symmetries, movers: Movers, orders: Orders) -> Permutation:
+    moved = {place: _index(symmetries.sizes[place], moves, orders) for place, moves in movers.items()}
     return Permutation({**symmetries.identity().indices, **moved})
 
 
@@ -471,7 +470,7 @@ def match_activations(symmetries: Symmetries, problem: Problem, reference: Check
     seen = [shown(group) for group in symmetries.groups]
     left = [group for group, here in zip(symmetries.groups, seen, strict=True) if not here]
     matched = [group for group, here in zip(symmetries.groups, seen, strict=True) if here]
-    permutation = _permutation(symmetries, assigned(matched, either))
+    permutation = _permutation(symmetries, _movers(symmetries, matched), assigned(matched, either))
     checkpoint = permutation.apply(moving)
     a, b = (_arrays(c.weights) for c in (reference, checkpoint))
     names = tuple("{}: {}[{}]".format(group.structure, *min(group.all_places())) for group in left)
