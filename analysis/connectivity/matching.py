@@ -135,7 +135,8 @@ class _Ascent:
         # groups that move no tensor along two axes: what an assignment gains is by how much the objective rises
         self.linear = [len(names) == len(own) for names, own in zip(self.names, places, strict=True)]
         self.movers = _movers(symmetries, symmetries.groups)
-        self.units = {id(g): _Units(g, self.a, self.b, self.movers) for group in symmetries.groups for g in group.all_groups}
+        every = [g for group in symmetries.groups for g in group.all_groups]
+        self.units = {id(group): _Units(group, self.a, self.b, self.movers) for group in every}
         self.along_more = {part.name for units in self.units.values() for part in units.parts}
         # the part of the objective that no order decides
         fixed = [name for name in self.a if name not in self.along_more]
@@ -196,7 +197,7 @@ class _Ascent:
     def _objective(self, orders: Orders, names: Collection[str]) -> float:
         """The part of some tensors in the inner product."""
         own = {name: torch.from_numpy(array) for name, array in self.b.items() if name in names}
-        return _inner(self.a, _arrays(_permutation(self.symmetries, self.movers, orders).tensors(own)), names)
+        return _inner(self.a, _arrays(_permutation(self.symmetries, self.movers, orders).tensors(own)), own)
 
     def checked(self, climb: _Climb) -> Matching:
         """What a run found, with the objective computed anew."""
@@ -232,8 +233,8 @@ def _order(group: Group, permutation: Permutation) -> np.ndarray:
     return unit[permutation.indices[place][first]]
 
 
-# the groups that move an axis of a tensor, by their id, and the indices [units, m] of their units there; None for all of
-# the axis as it is, one index a unit
+# the groups that move an axis of a tensor, by their id, and the indices [units, m] of their units there; None for all
+# of the axis as it is, one index a unit
 Moves = dict[int, np.ndarray | None]
 Movers = dict[Place, Moves]
 
@@ -256,7 +257,8 @@ class _Units:
 
     def __init__(self, group: Group, a: Arrays, b: Arrays, movers: Movers):
         none = np.zeros((group.size * group.copies, 0))
-        fixed, self.parts = [(none, none)], []
+        fixed: list[tuple[np.ndarray, np.ndarray]] = [(none, none)]
+        self.parts: list[_Part] = []
         for name, axis in (place for place in group.places if place[0] in a):
             rows = partial(_rows, (a[name], b[name]), axis, movers[name, axis][id(group)])
             # with the unit's axis in front the first one stands where that was
@@ -265,7 +267,8 @@ class _Units:
             if others:
                 self.parts.append(_Part(name, rows, others, a[name].size))
             else:
-                fixed.append(tuple(array.reshape(len(array), -1) for array in rows()))
+                x, y = rows()
+                fixed.append((x.reshape(len(x), -1), y.reshape(len(y), -1)))
         self.a, self.b = (np.concatenate(rows, 1, dtype=np.float64) for rows in zip(*fixed, strict=True))
         self.widths = [x.shape[1] for x, _ in fixed]
 
@@ -308,8 +311,8 @@ def _products(a: Tensor, b: np.ndarray) -> np.ndarray:
 class _Part:
     """What a tensor of each set holds of each unit of a group, where other groups move it too.
 
-    rows: gives it, of both. others: for axes of `_b` [m, *other axes, units] the groups that move them. whole: all `size`
-        entries of the tensor belong to units.
+    rows: gives it, of both. others: for axes of `_b` [m, *other axes, units] the groups that move them. whole: all
+        `size` entries of the tensor belong to units.
     """
 
     def __init__(self, name: str, rows: Callable[[], list[np.ndarray]], others: Mapping[int, Moves], size: int):
@@ -347,7 +350,7 @@ def _index(size: int, moves: Moves, orders: Orders) -> np.ndarray:
     for group, indices in moves.items():
         if indices is None:
             return orders[group]
-        index[indices] = indices[orders[group]]
+        index[indices] = index[indices[orders[group]]]
     return index
 
 
