@@ -138,6 +138,9 @@ class Permutation:
         Raises SymmetryError where a tensor does not fit.
         """
         self._fit(tensors)
+        return self._moved(tensors)
+
+    def _moved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         moves: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
         for (name, axis), index in self.indices.items():
             if name in tensors and (index != np.arange(len(index))).any():
@@ -148,10 +151,11 @@ class Permutation:
 
     def _fit(self, tensors: Mapping[str, Tensor]) -> None:
         for (name, axis), index in self.indices.items():
-            shape = list(tensors[name].shape) if name in tensors else None
-            if shape is not None and (axis >= len(shape) or shape[axis] != len(index)):
+            tensor = tensors.get(name)
+            if tensor is not None and (axis >= tensor.ndim or len(index) != tensor.shape[axis]):
                 raise SymmetryError(
-                    f"The permutation moves {len(index)} entries along axis {axis} of '{name}', which is {shape}. It "
+                    f"The permutation moves {len(index)} entries along axis {axis} of '{name}', which is "
+                    f"{list(tensor.shape)}. It "
                     "was found for another model; find the symmetries of this one."
                 )
 
@@ -171,8 +175,8 @@ class Permutation:
         Raises SymmetryError if it belongs to another model.
         """
         self.check(checkpoint)
-        weights = Weights(self.tensors(checkpoint.weights), checkpoint.weights.structure)
-        buffers = self.tensors(checkpoint.buffers)
+        weights = Weights(self._moved(checkpoint.weights), checkpoint.weights.structure)
+        buffers = self._moved(checkpoint.buffers)
         return replace(checkpoint, weights=weights, buffers=buffers, name=name or f"π({checkpoint.name})", source="")
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import is_
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ SWEEPS = 100
 GRID = 2.0**-36  # similarities are rounded to this part of the largest, so that rounding errors do not decide
 
 Gram = Callable[[Group], np.ndarray]
+Arrays = Mapping[str, np.ndarray]
 Orders = dict[int, np.ndarray]  # by the id of a group [copies * size]: which unit takes the place of each
 
 
@@ -92,13 +95,13 @@ def match_weights(
     for number, start in enumerate([*starts, *(f"random {i + 1}" for i in range(restarts))]):
         rng = np.random.default_rng([seed, number])
         if start == "identity":
-            first = identity
+            first = _orders(symmetries, identity)
         elif start == "sorted":
             first = ascent.sorted_start()
         elif start == "activations" and problem is not None:
-            first = match_activations(symmetries, problem, reference, moving).permutation
+            first = _orders(symmetries, match_activations(symmetries, problem, reference, moving).permutation)
         else:
-            first = symmetries.random(int(rng.integers(2**31)))
+            first = _orders(symmetries, symmetries.random(int(rng.integers(2**31))))
         found.append(ascent.run(first, start, rng))
     if problem is None:
         step = GRID * ascent.scale or 1.0
@@ -125,27 +128,32 @@ class _Ascent:
 
     def __init__(self, symmetries: Symmetries, reference: Checkpoint, moving: Checkpoint):
         self.symmetries, self.moving = symmetries, moving
-        self.a, self.b = (_as_float64(c.weights) for c in (reference, moving))
-        self.scale = float(np.sqrt(_inner(self.a, self.a, self.a) * _inner(self.b, self.b, self.b)))
+        self.a, self.b = (_arrays(c.weights) for c in (reference, moving))
+        self.scale = _norm(self.a) * _norm(self.b)
         places = [{p for g in group.all_groups for p in g.places if p[0] in self.a} for group in symmetries.groups]
         self.names = [{name for name, _ in own} for own in places]
         # groups that move no tensor along two axes: what an assignment gains is by how much the objective rises
         self.linear = [len(names) == len(own) for names, own in zip(self.names, places, strict=True)]
-        movers = _movers(symmetries)
-        self.units = {id(g): _Units(g, self.a, self.b, movers) for group in symmetries.groups for g in group.all_groups}
+        self.movers = _movers(symmetries, symmetries.groups)
+        every = [g for group in symmetries.groups for g in group.all_groups]
+        self.units = {id(group): _Units(group, self.a, self.b, self.movers) for group in every}
+        self.along_more = {part.name for units in self.units.values() for part in units.parts}
+        # the part of the objective that no order decides
+        fixed = [name for name in self.a if name not in self.along_more]
+        self.rest = _inner(self.a, self.b, fixed) - sum(units.inner() for units in self.units.values())
 
-    def sorted_start(self) -> Permutation:
+    def sorted_start(self) -> Orders:
         """One assignment for each group, of rows whose entries are sorted."""
-        orders = assigned(self.symmetries.groups, lambda group: self.units[id(group)].products_of_sorted())
-        return _permutation(self.symmetries, orders)
+        return assigned(self.symmetries.groups, lambda group: self.units[id(group)].products_of_sorted())
 
-    def run(self, first: Permutation, start: str, rng: np.random.Generator) -> _Climb:
-        orders, total = _orders(self.symmetries, first), self._objective(first, self.a)
+    def run(self, orders: Orders, start: str, rng: np.random.Generator) -> _Climb:
+        visits = rng.permutation(len(self.symmetries.groups)).tolist()
+        total = self._total(orders, visits)
         history, sweeps, moved = [total], 0, True
         settled: set[int] = set()  # groups that have no step to take until another takes one
         while moved and sweeps < SWEEPS:
             moved, sweeps = False, sweeps + 1
-            for i in rng.permutation(len(self.symmetries.groups)).tolist():
+            for i in visits:
                 if i in settled:
                     continue
                 after, rise = self._step(i, orders)
@@ -156,6 +164,7 @@ class _Ascent:
                     settled = {j for j in settled if not self.names[i] & self.names[j]}
                 if self.linear[i] or rise <= STEP * self.scale:
                     settled.add(i)
+            visits = rng.permutation(len(self.symmetries.groups)).tolist()
         return _Climb(orders, tuple(history), sweeps, not moved, start)
 
     def _step(self, i: int, orders: Orders) -> tuple[Orders, float]:
@@ -169,34 +178,44 @@ class _Ascent:
         step = assigned([self.symmetries.groups[i]], gram)
         after = {**orders, **{group: orders[group][order] for group, order in step.items()}}
         if self.linear[i]:
-            sums = [
-                [found[np.arange(len(found)), o[g]].sum() for g, found in products.items()] for o in (after, orders)
-            ]
-            return after, float(sum(sums[0]) - sum(sums[1]))
-        new, old = (self._objective(_permutation(self.symmetries, o), self.names[i]) for o in (after, orders))
+            return after, sum(_along(found, after[g]) - _along(found, orders[g]) for g, found in products.items())
+        new, old = (self._objective(o, self.names[i]) for o in (after, orders))
         return after, new - old
 
-    def _objective(self, permutation: Permutation, names: Collection[str]) -> float:
+    def _total(self, orders: Orders, visits: Sequence[int]) -> float:
+        """The objective, where it can from products that the first visits to the groups need too."""
+        total, left = self.rest, set(self.along_more)
+        for group in (g for i in visits for g in self.symmetries.groups[i].all_groups):
+            own, units = orders[id(group)], self.units[id(group)]
+            total += units.inner(own)
+            for part in units.parts:
+                if part.name in left and part.whole:
+                    left.remove(part.name)
+                    total += _along(part.product(orders), own)
+        return total + (self._objective(orders, left) if left else 0.0)
+
+    def _objective(self, orders: Orders, names: Collection[str]) -> float:
         """The part of some tensors in the inner product."""
-        now = permutation.tensors({name: tensor for name, tensor in self.b.items() if name in names})
-        return _inner(self.a, now, now)
+        own = {name: torch.from_numpy(array) for name, array in self.b.items() if name in names}
+        return _inner(self.a, _arrays(_permutation(self.symmetries, self.movers, orders).tensors(own)), own)
 
     def checked(self, climb: _Climb) -> Matching:
         """What a run found, with the objective computed anew."""
-        permutation = _permutation(self.symmetries, climb.orders)
+        permutation = _permutation(self.symmetries, self.movers, climb.orders)
         checkpoint = permutation.apply(self.moving)
-        objective, total = _inner(self.a, _as_float64(checkpoint.weights), self.a), climb.history[-1]
+        objective, total = _inner(self.a, _arrays(checkpoint.weights), self.a), climb.history[-1]
         if abs(objective - total) > 1e-8 * max(self.scale, abs(objective)):
             raise SymmetryError(f"The objective is {objective:.12g}, and the steps add up to {total:.12g}.")
         return Matching(permutation, checkpoint, objective, climb.history, climb.sweeps, climb.converged, climb.start)
 
 
-def _permutation(symmetries: Symmetries, orders: Orders) -> Permutation:
-    def choose(group: Group, copy: int, source: int) -> np.ndarray:
-        return orders[id(group)][copy * group.size : (copy + 1) * group.size] - source * group.size
+def _along(products: np.ndarray, order: np.ndarray) -> float:
+    return float(products[np.arange(len(order)), order].sum())
 
-    groups = [group for group in symmetries.groups if id(group) in orders]
-    return symmetries.identity().then(Permutation.of(groups, symmetries.sizes, choose))
+
+def _permutation(symmetries: Symmetries, movers: Movers, orders: Orders) -> Permutation:
+    moved = {place: _index(symmetries.sizes[place], moves, orders) for place, moves in movers.items()}
+    return Permutation({**symmetries.identity().indices, **moved})
 
 
 def _orders(symmetries: Symmetries, permutation: Permutation) -> Orders:
@@ -214,84 +233,125 @@ def _order(group: Group, permutation: Permutation) -> np.ndarray:
     return unit[permutation.indices[place][first]]
 
 
-# of a place: the groups that move it, by their id, and the indices [units, m] of their units there
-Movers = dict[Place, list[tuple[int, np.ndarray]]]
+# the groups that move an axis of a tensor, by their id, and the indices [units, m] of their units there; None for all
+# of the axis as it is, one index a unit
+Moves = dict[int, np.ndarray | None]
+Movers = dict[Place, Moves]
 
 
-def _movers(symmetries: Symmetries) -> Movers:
+def _movers(symmetries: Symmetries, groups: Sequence[Group]) -> Movers:
     found: Movers = {}
-    for group in (g for outer in symmetries.groups for g in outer.all_groups):
+    for group in (g for outer in groups for g in outer.all_groups):
         for place, indices in group.places.items():
-            found.setdefault(place, []).append((id(group), indices.reshape(group.copies * group.size, -1)))
+            rows, size = indices.reshape(-1, indices.shape[-1]), symmetries.sizes[place]
+            plain = rows.shape == (size, 1) and (rows[:, 0] == np.arange(size)).all()
+            found.setdefault(place, {})[id(group)] = None if plain else rows
     return found
 
 
 class _Units:
-    """What two sets of tensors hold of each unit of a group: in one matrix where no other axis moves, else in parts."""
+    """What two sets of tensors hold of each unit of a group: in one matrix where no other axis moves, else in parts.
 
-    def __init__(self, group: Group, a: Mapping[str, Tensor], b: Mapping[str, Tensor], movers: Movers):
-        count = group.size * group.copies
-        self.every = [_Part(p, i.reshape(count, -1), a, b, movers) for p, i in group.places.items() if p[0] in a]
-        self.parts = [part for part in self.every if part.others]
-        fixed = [part for part in self.every if not part.others]
-        none = torch.zeros(count, 0, dtype=torch.float64)
-        self.a = torch.cat([none, *(part.a for part in fixed)], 1)
-        self.b = torch.cat([none.T, *(part.b for part in fixed)])
+    a, b: [units, entries]. widths: how many of the entries are of each tensor.
+    """
+
+    def __init__(self, group: Group, a: Arrays, b: Arrays, movers: Movers):
+        none = np.zeros((group.size * group.copies, 0))
+        fixed: list[tuple[np.ndarray, np.ndarray]] = [(none, none)]
+        self.parts: list[_Part] = []
+        for name, axis in (place for place in group.places if place[0] in a):
+            rows = partial(_rows, (a[name], b[name]), axis, movers[name, axis][id(group)])
+            # with the unit's axis in front the first one stands where that was
+            places = {i or axis: (name, i) for i in range(a[name].ndim) if i != axis}
+            others = {i: movers[place] for i, place in places.items() if place in movers}
+            if others:
+                self.parts.append(_Part(name, rows, others, a[name].size))
+            else:
+                x, y = rows()
+                fixed.append((x.reshape(len(x), -1), y.reshape(len(y), -1)))
+        self.a, self.b = (np.concatenate(rows, 1, dtype=np.float64) for rows in zip(*fixed, strict=True))
+        self.widths = [x.shape[1] for x, _ in fixed]
+
+    def inner(self, own: np.ndarray | slice = slice(None)) -> float:
+        """The part in the inner product of what is in one matrix, with the second's units in an order."""
+        return float((self.a * self.b[own]).sum())
 
     def products(self, orders: Orders) -> np.ndarray:
         """Inner products [units, units] of the first's with the second's, whose units are in their own order."""
-        total = self.a @ self.b
+        total = _products(torch.from_numpy(self.a), self.b.T)
         for part in self.parts:
             total += part.product(orders)
-        return total.numpy()
+        return total
 
     def products_of_sorted(self) -> np.ndarray:
         """Inner products [units, units] with the entries of each unit of a tensor in order of size."""
-        total = torch.zeros(len(self.a), len(self.a), dtype=torch.float64)
-        for part in self.every:
-            a, b = part.a, part.b.T.contiguous()
-            if a.shape[1] > 1:
-                a, b = (torch.from_numpy(np.sort(rows.numpy(), axis=1)) for rows in (a, b))
-            total.addmm_(a, b.T)
-        return _centred(total.numpy())
+        a, b = self.a.copy(), self.b.copy()
+        ends = np.cumsum(self.widths).tolist()
+        for width, end in zip(self.widths, ends, strict=True):
+            if width > 1:
+                a[:, end - width : end].sort(1)
+                b[:, end - width : end].sort(1)
+        total = _products(torch.from_numpy(a), b.T)
+        for part in self.parts:
+            total += part.product_of_sorted()
+        return _centred(total)
+
+
+def _rows(arrays: Sequence[np.ndarray], axis: int, indices: np.ndarray | None) -> list[np.ndarray]:
+    """What tensors hold of each unit: [units, m, *other axes]."""
+    every = [array.swapaxes(0, axis) for array in arrays]
+    return [rows[:, None] if indices is None else rows[indices] for rows in every]
+
+
+def _products(a: Tensor, b: np.ndarray) -> np.ndarray:
+    """a @ b, of which torch takes less time."""
+    return (a @ torch.from_numpy(b)).numpy()
 
 
 class _Part:
-    """What a tensor of each set holds of each unit of a group: its entries along one axis.
+    """What a tensor of each set holds of each unit of a group, where other groups move it too.
 
-    a: [units, entries]; b: [entries, units]. others: for axes of `_b` the groups that move them.
+    rows: gives it, of both. others: for axes of `_b` [m, *other axes, units] the groups that move them. whole: all
+        `size` entries of the tensor belong to units.
     """
 
-    def __init__(
-        self, place: Place, indices: np.ndarray, a: Mapping[str, Tensor], b: Mapping[str, Tensor], movers: Movers
-    ):
-        name, axis = place
-        order = indices.ravel()
-        x, y = (t[name].movedim(axis, 0) for t in (a, b))
-        if len(order) < len(x) or (order != np.arange(len(order))).any():
-            x, y = (t.index_select(0, torch.from_numpy(order)) for t in (x, y))
-        self.a = x.reshape(len(indices), -1)
-        self._b = y.reshape(*indices.shape, *y.shape[1:]).movedim(0, -1).contiguous()
-        self.b = self._b.reshape(-1, len(indices))
-        places = {i + (i < axis): (name, i) for i in range(y.ndim) if i != axis}
-        self.others = {i: movers[place] for i, place in places.items() if place in movers}
-        self._kept: tuple[list[np.ndarray], Tensor] | None = None
+    def __init__(self, name: str, rows: Callable[[], list[np.ndarray]], others: Mapping[int, Moves], size: int):
+        self.name, self._rows, self._others = name, rows, others
+        x, y = rows()
+        self.whole = x.size == size
+        self._a = torch.from_numpy(x.astype(np.float64, order="C").reshape(len(x), -1))
+        self._b = np.moveaxis(y, 0, -1).astype(np.float64, order="C")
+        self._groups = [group for moves in others.values() for group in moves]
+        self._kept: tuple[list[np.ndarray], np.ndarray] | None = None
 
-    def product(self, orders: Orders) -> Tensor:
+    def product(self, orders: Orders) -> np.ndarray:
         """Inner products [units, units] with the other axes of the second in their orders, its units in their own."""
-        now = [orders[group] for others in self.others.values() for group, _ in others]
-        if self._kept is not None and all(x is y for x, y in zip(self._kept[0], now, strict=True)):
+        now = [orders[group] for group in self._groups]
+        if self._kept is not None and all(map(is_, self._kept[0], now)):
             return self._kept[1]
-        b = self._b.numpy()
-        for axis, others in self.others.items():
-            index = np.arange(b.shape[axis])
-            for group, indices in others:
-                index[indices] = indices[orders[group]]
-            b = b.take(index, axis)
-        product = self.a @ torch.from_numpy(b).reshape(self.b.shape)
-        if product.numel() <= self.a.numel():  # it takes no more memory than the tensor
+        b = self._b
+        for axis, moves in self._others.items():
+            b = b.take(_index(b.shape[axis], moves, orders), axis)
+        product = _products(self._a, b.reshape(-1, b.shape[-1]))
+        if product.size <= b.size:  # it takes no more memory than the tensor
             self._kept = now, product
         return product
+
+    def product_of_sorted(self) -> np.ndarray:
+        """Inner products [units, units] with the entries of each unit in order of size."""
+        # float32 is sorted in less time than float64
+        a, b = (np.sort(rows.reshape(len(rows), -1), 1) for rows in self._rows())
+        return _products(torch.from_numpy(a.astype(np.float64)), b.T.astype(np.float64, order="C"))
+
+
+def _index(size: int, moves: Moves, orders: Orders) -> np.ndarray:
+    """Which entry of an axis takes the place of each."""
+    index = np.arange(size)
+    for group, indices in moves.items():
+        if indices is None:
+            return orders[group]
+        index[indices] = index[indices[orders[group]]]
+    return index
 
 
 def assigned(groups: Sequence[Group], gram: Gram) -> Orders:
@@ -301,6 +361,9 @@ def assigned(groups: Sequence[Group], gram: Gram) -> Orders:
     """
     orders: Orders = {}
     for group in groups:
+        if not group.inner:
+            orders[id(group)] = linear_sum_assignment(_rounded(gram(group)), maximize=True)[1]
+            continue
         grams: dict[int, np.ndarray] = {}
         choices: dict[tuple[int, int, int], np.ndarray] = {}
         _gather(group, gram, grams)
@@ -320,18 +383,22 @@ def _chosen(
 
 def _centred(matrix: np.ndarray) -> np.ndarray:
     """In place, less the mean of each column, which decides nothing: the solver takes less time."""
-    matrix -= matrix.mean(0)
+    matrix -= matrix.sum(0) / len(matrix)
+    return matrix
+
+
+def _rounded(matrix: np.ndarray) -> np.ndarray:
+    """In place: these are the largest arrays that there are."""
+    step = float(max(matrix.max(initial=0), -matrix.min(initial=0))) * GRID
+    if step > 0:
+        matrix /= step
+        np.rint(matrix, out=matrix)
+        matrix *= step
     return matrix
 
 
 def _gather(group: Group, gram: Gram, grams: dict[int, np.ndarray]) -> None:
-    matrix = gram(group)
-    step = float(max(matrix.max(initial=0), -matrix.min(initial=0))) * GRID
-    if step > 0:  # in place: these are the largest arrays that there are
-        matrix /= step
-        np.rint(matrix, out=matrix)
-        matrix *= step
-    grams[id(group)] = matrix
+    grams[id(group)] = _rounded(gram(group))
     for inner in group.inner:
         _gather(inner, gram, grams)
 
@@ -353,16 +420,18 @@ def _best(
     return float(similar[rows, columns].sum())
 
 
-def _as_float64(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: t.detach().to("cpu", torch.float64) for name, t in weights.items()}
+def _arrays(weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """As float64 or float32, which hold each without loss."""
+    found = {name: tensor.detach().cpu() for name, tensor in weights.items()}
+    return {name: (t if t.dtype == torch.float64 else t.float()).numpy() for name, t in found.items()}
 
 
-def _inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: Iterable[str]) -> float:
-    return sum(_inners(a, b, names).values())
+def _inner(a: Arrays, b: Arrays, names: Iterable[str]) -> float:
+    return sum(float(np.dot(*(arrays[name].astype(np.float64).ravel() for arrays in (a, b)))) for name in names)
 
 
-def _inners(a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, float]:
-    return {name: float(torch.dot(a[name].flatten(), b[name].flatten())) for name in names}
+def _norm(arrays: Arrays) -> float:
+    return float(np.linalg.norm(np.concatenate([array.ravel() for array in arrays.values()], dtype=np.float64)))
 
 
 def midpoint_loss(problem: Problem, a: Checkpoint, b: Checkpoint) -> float:
@@ -404,9 +473,9 @@ def match_activations(symmetries: Symmetries, problem: Problem, reference: Check
     seen = [shown(group) for group in symmetries.groups]
     left = [group for group, here in zip(symmetries.groups, seen, strict=True) if not here]
     matched = [group for group, here in zip(symmetries.groups, seen, strict=True) if here]
-    permutation = _permutation(symmetries, assigned(matched, either))
+    permutation = _permutation(symmetries, _movers(symmetries, matched), assigned(matched, either))
     checkpoint = permutation.apply(moving)
-    a, b = (_as_float64(c.weights) for c in (reference, checkpoint))
+    a, b = (_arrays(c.weights) for c in (reference, checkpoint))
     names = tuple("{}: {}[{}]".format(group.structure, *min(group.all_places())) for group in left)
     return Matching(permutation, checkpoint, _inner(a, b, a), sweeps=1, start="activations", left=names)
 
