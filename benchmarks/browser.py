@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import statistics
@@ -84,13 +85,17 @@ def run(quick: bool = False) -> None:
 def _run(new_page: Callable[[], Page], address: str, repeats: int) -> None:
     for sample in SAMPLES:
         times = []
-        for _ in range(repeats // 2 + 1):
-            page = _opened(new_page, f"{address}?page=surface", "No surface yet")
+        for seed in range(repeats // 2 + 1):  # a plane that the server does not keep
+            page = _opened(new_page, f"{address}?page=surface&seed={seed}", "No surface yet")
             page.get_by_role("combobox", name="Model and data", exact=True).click()
             page.get_by_role("menuitem", name=sample, exact=True).click()
             page.wait_for_timeout(500)
             compute = page.get_by_role("button", name="Compute", exact=True)
             times.append(_seconds(page, "click", "plane", compute.click))
+            stop = page.get_by_role("button", name="Cancel", exact=True)
+            if stop.is_visible():
+                stop.click()  # or the rest would go on beside the next
+            page.get_by_text(re.compile("^(Done|Cancelled)$")).first.wait_for()
             page.close()
         _row(f"first picture, {sample}", times, FIRST)
 

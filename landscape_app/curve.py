@@ -27,8 +27,8 @@ def curve_data(
         "t": t,
         "y": scale.position(values),
         "raw": values,
-        "se": se,
-        "low": np.where(np.isnan(low) & np.isfinite(values), scale.low - 1.0, low),
+        "se": plotting.errors(se),
+        "low": np.where(np.isnan(low) & np.isfinite(values - se), scale.low - 1.0, low),
         "high": scale.position(values + se),
         "computed": computed.astype(float),
     }

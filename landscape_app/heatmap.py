@@ -215,7 +215,7 @@ class Heatmap:
         self.image.data = {
             "image": [scale.position(metric.values).astype("f4")],
             "raw": [metric.values.astype("f4")],
-            "se": [metric.se.astype("f4")],
+            "se": [plotting.errors(metric.se).astype("f4")],
             "computed": [ds["computed"].values.astype("u1")],
             "x": [a0 - width / 2],
             "y": [b0 - height / 2],

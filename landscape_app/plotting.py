@@ -38,8 +38,13 @@ def digits(count: int) -> CustomJSHover:
 
 
 def plus_minus() -> CustomJSHover:
-    """Standard errors, behind the value; what has none is left alone."""
-    return CustomJSHover(code="return Number.isFinite(value) ? ` ± ${Number(value.toPrecision(2))}` : '';")
+    """Standard errors as `errors` has them, behind the value."""
+    return CustomJSHover(code="return value < 0 ? '\\u200b' : ` ± ${Number(value.toPrecision(2))}`;")
+
+
+def errors(se: np.ndarray) -> np.ndarray:
+    """Standard errors for a hover, -1 where there is none: Bokeh writes NaN before anybody is asked."""
+    return np.where(np.isfinite(se), se, -1.0)
 
 
 def coordinate() -> CustomJSHover:
