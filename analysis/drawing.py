@@ -21,7 +21,7 @@ class Drawing:
 
     picture: the grid of the points to draw, [*shape]; those that are evaluated themselves are stored in it.
     methods: how to interpolate each metric; errors: the estimated largest error of each, a fraction of its range.
-    local: that of the loss about each point of the picture; NaN until it is known.
+    local: that of the loss about each point of the picture; NaN until the surface is finished.
     """
 
     def __init__(self, problem: Problem, subspace: Subspace, extent: Extent, shape: tuple[int, ...]):

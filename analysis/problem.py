@@ -282,7 +282,7 @@ class Problem:
             first = losses.measure_of("loss", self._own_module(loss), reduction, self.model)
             found = [first, *self._metrics(first, part, metrics, reduction)]
             measures += [_over(measure, split) for measure in found]
-        names = Counter(["loss_error", *(measure.name for measure in measures)])
+        names = Counter(["loss_error", *(name for m in measures for name in (m.name, f"{m.name}_se"))])
         twice = [name for name, count in names.items() if count > 1]
         if twice:
             raise ProblemError(

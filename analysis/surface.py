@@ -103,7 +103,7 @@ class _Surface:
 
     suspect: estimated error of the picture of the loss about each node of the next level that is not evaluated.
     surprise: how far the level before was off at each node of the level. unforetold: the largest error that a check
-    has found of the level where the doubt foretold less.
+    has found of the level where the doubt foretold less. local: the estimated error about each point of the picture.
     """
 
     def __init__(
@@ -164,6 +164,7 @@ class _Surface:
                 yield from self._look_about(level, finer, predicted)
             self._state(level, finer, self.suspect)
             if self.suspect.max() <= self.tolerance:
+                self.drawing.local = self.local
                 yield self._dataset(level, self.evaluator.evaluations, "converged")
                 return
             wanted = (maximum_filter(self.suspect, size=3) > self.tolerance) & ~finer.known
@@ -185,6 +186,7 @@ class _Surface:
         region[here] &= ~level.known[there]
         yield from self._fill(self.picture, region, level)
         self._state(level, finer, np.where(given_up, 0, self.suspect))
+        self.drawing.local = self.local
         yield self._dataset(level, self.evaluator.evaluations, "unconverged")
 
     def _coarsest(self) -> list[int]:
@@ -341,7 +343,7 @@ class _Surface:
         """State the error of the picture of the loss: the largest, and about each point."""
         least = rounding(level.rows["loss"][0], self.eps)
         self.errors["loss"] = max(float(suspect.max(initial=0)), least)
-        self.drawing.local = maximum_filter(suspect, size=3)[finer.nearest(self.picture.nodes)].clip(min=least)
+        self.local = maximum_filter(suspect, size=5)[finer.nearest(self.picture.nodes)].clip(min=least)
 
     def _fill(self, grid: SampleGrid, wanted: np.ndarray, shown: SampleGrid | None) -> Iterator[xr.Dataset]:
         """Evaluate the wanted nodes of a grid."""

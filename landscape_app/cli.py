@@ -413,7 +413,7 @@ def _serve(options: argparse.Namespace) -> int:
         "--num-threads",
         "4",
     ]
-    arguments += ["--unused-session-lifetime", "5000", "--check-unused-sessions", "2000"]
+    arguments += ["--unused-session-lifetime", "15000", "--check-unused-sessions", "2000"]
     sys.argv = ["panel", *arguments, *(["--show"] if options.show else [])]  # panel's main reads no argument
     panel()
     return 0

@@ -48,7 +48,12 @@ def line(ds: xr.Dataset, metric: str = "loss") -> hv.Curve:
 
 
 def band(ds: xr.Dataset, metric: str = "loss") -> hv.Spread:
-    """The standard error about a line, or the standard deviation of several seeds, as a Spread."""
+    """The standard error about a line, or the standard deviation of several seeds, as a Spread.
+
+    Raises LandscapeError for what is an error itself.
+    """
+    if _surface(ds, metric, 1).of_error:
+        raise LandscapeError(f"metric is {metric!r}, an error that has no band; ask for that of the metric itself.")
     return hv.Spread(line(ds, metric))
 
 
@@ -207,7 +212,7 @@ def _axes(ds: xr.Dataset) -> list[hv.Dimension]:
 def _values(shown: picture.Metric) -> list[hv.Dimension]:
     """The metric and its error; a spread over seeds has none, nor has an error."""
     value = _dimension(shown)
-    return [value] if np.isnan(shown.se).all() else [value, _error(value, shown.over)]
+    return [value] if shown.over == seeds.SPREAD or shown.of_error else [value, _error(value, shown.over)]
 
 
 def _error(value: hv.Dimension, over: str = "") -> hv.Dimension:

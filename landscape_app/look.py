@@ -96,7 +96,7 @@ def fold(title: str, *content: Any) -> pn.Card:
         sizing_mode="stretch_width",
         margin=(8, 0, 0, 0),
     )
-    made.param.watch(lambda _: inside.param.update(objects=list(content)), "collapsed")
+    made.param.watch(lambda _: None if len(inside) else inside.extend(content), "collapsed")
     return made
 
 

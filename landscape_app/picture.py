@@ -12,6 +12,7 @@ from landscape_app.scales import linear_ticks
 
 PICTURE = {"a", "b", "t"}
 POINTS = PICTURE | {"sample", "marker", "seed"}
+LOSS_ERROR = "loss_error"
 IN_WEIGHTS = "weight space"  # units of axes whose coordinates are distances already
 
 
@@ -36,8 +37,13 @@ class Metric:
     each: np.ndarray | None = None
 
     @property
+    def of_error(self) -> bool:
+        """Whether it is how sure another metric is, and has no error itself."""
+        return self.name == LOSS_ERROR or self.name.endswith("_se")
+
+    @property
     def key(self) -> str:
-        """That of `metrics`."""
+        """That of `shows`."""
         return f"{self.name}[{self.index}]" if self.index else self.name
 
     @property
@@ -75,13 +81,14 @@ def metrics(ds: xr.Dataset) -> dict[str, str]:
 
 
 def layers(ds: xr.Dataset) -> dict[str, str]:
-    """Label to key of how sure each metric is: its standard error, and for the loss the interpolation error."""
+    """Label to key of how sure each metric is: its standard error if it has one, and the loss's interpolation error."""
     found = {}
     for label, name in metrics(ds).items():
         if name in ds and "over" not in ds[name].attrs:
-            for suffix, of in (("_se", "Standard"), ("_error", "Interpolation")):
-                if f"{name}{suffix}" in ds:
-                    found[f"{of} error of {_inside(label)}"] = f"{name}{suffix}"
+            if np.isfinite(ds[f"{name}_se"].values).any():
+                found[f"Standard error of {_inside(label)}"] = f"{name}_se"
+            if name == "loss" and LOSS_ERROR in ds:
+                found[f"Interpolation error of {_inside(label)}"] = LOSS_ERROR
     return found
 
 

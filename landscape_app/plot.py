@@ -22,7 +22,7 @@ class Plot:
         self.state = state
         self.heatmap, self.curve = Heatmap(), Curve()
         self.relief: Relief | None = None  # made when it is first looked at: it loads a large library
-        self.heat_box = look.column()  # a figure that nobody sees has no layout to change: it comes in when it is drawn
+        self.heat_box = look.column()  # a figure without a layout cannot change: see `draw` and `prepare`
         self.curve_box = look.column(visible=False)
         self.relief_box = look.column(visible=False, kind="ls-relief")
         self.view = look.column(self.heat_box, self.curve_box, self.relief_box)

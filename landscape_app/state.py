@@ -128,7 +128,7 @@ class State(Task):
 
     inputs = INPUTS
     look = (
-        *("metric", "across", "log_scale", "palette", "show_contours", "show_samples", "relief", "at_a", "at_b"),
+        *("across", "metric", "log_scale", "palette", "show_contours", "show_samples", "relief", "at_a", "at_b"),
         *COMPARING,
     )
     kind = "surface"
@@ -595,7 +595,7 @@ class State(Task):
         if self.beside is not None:
             self._log_scales[_quantity(self.metric_beside)] = self.other_log_scale
 
-    @param.depends("result", watch=True)
+    @param.depends("result", "across", watch=True)
     def _offer_what_was_measured(self) -> None:
         if self.result is not None:
             self._offer_metrics(shows(self.drawn))

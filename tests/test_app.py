@@ -146,6 +146,11 @@ def test_how_sure_a_metric_is_can_be_shown_in_its_place():
     assert error.title == "Interpolation error of loss (cross entropy) [of the range]"
     assert np.isnan(sure.se).all()
     assert picture.quantity(ds, sure) != picture.quantity(ds, picture.metric(ds, "loss"))
+    ds["accuracy_se"][:] = np.nan  # of one sample, or a norm of gradients
+    assert "accuracy_se" not in picture.shows(ds).values()
+    for name in ("accuracy_error", "accuracy_error_se"):  # a metric of the user's own
+        ds[name] = ds["loss"].dims, ds["loss"].values, {"long_name": "own"}
+    assert [label for label, key in picture.shows(ds).items() if key == "accuracy_error"] == ["Own"]
 
 
 def test_a_bar_says_how_long_a_piece_of_the_plane_is_in_weight_space():
@@ -1244,6 +1249,10 @@ def test_a_plane_over_seeds_shows_the_mean_the_spread_beside_it_and_each_seed(pr
     assert state.stale
     state.show = 1
     assert (state.seeds, state.stale) == (3, False)
+    state.metric = "loss_se"  # of one seed
+    assert state.metric_shown.key == "loss_se"
+    state.across = "mean"
+    assert state.metric == state.metric_shown.key == "loss"
 
 
 def test_until_a_seed_is_finished_the_first_one_is_shown():

@@ -636,5 +636,6 @@ def test_two_metrics_of_one_name_are_refused():
         Problem(mlp(), "cross_entropy", (x, y), metrics=own, also={"train": (x, y)})
     with pytest.raises(ProblemError, match="would be called accuracy"):
         Problem(mlp(), "cross_entropy", (x, y), metrics=["accuracy", "accuracy"])
-    with pytest.raises(ProblemError, match="would be called loss_error"):
-        Problem(mlp(), "cross_entropy", (x, y), also={"error": (x, y)})
+    for name in ("error", "se"):
+        with pytest.raises(ProblemError, match=f"would be called loss_{name}"):
+            Problem(mlp(), "cross_entropy", (x, y), also={name: (x, y)})

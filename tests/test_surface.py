@@ -267,7 +267,12 @@ def test_a_bump_of_width_005_is_resolved_or_declared(base, seed):
     assert ds.attrs["evaluations"] < 1500  # refined about the bump, not everywhere
 
 
-@pytest.mark.parametrize("function", [kinked(0), waves(0), cross_entropy(0)])
+def folded(u, v):
+    """Refined in several rounds."""
+    return (u - 0.13).abs() + (3 * v + u).abs()
+
+
+@pytest.mark.parametrize("function", [kinked(0), waves(0), cross_entropy(0), folded])
 def test_the_error_about_each_point_holds_there_and_nowhere_exceeds_what_is_stated(function):
     problem, plane = drawn(function, dtype=torch.float64)
     *before, ds = surface(problem, plane)

@@ -244,7 +244,7 @@ def test_a_tab_that_is_closed_during_a_computation_leaves_a_clean_log(page, samp
     page.get_by_role("button", name="Compute").click()
     page.get_by_text(PROGRESS).wait_for()
     page.close()
-    forgotten.append(time.monotonic() + 10)
+    forgotten.append(time.monotonic() + 20)
 
 
 def test_a_project_that_fails_to_import_says_so_and_is_read_again(page, tmp_path):

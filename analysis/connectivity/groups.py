@@ -155,8 +155,7 @@ class Permutation:
             if tensor is not None and (axis >= tensor.ndim or len(index) != tensor.shape[axis]):
                 raise SymmetryError(
                     f"The permutation moves {len(index)} entries along axis {axis} of '{name}', which is "
-                    f"{list(tensor.shape)}. It "
-                    "was found for another model; find the symmetries of this one."
+                    f"{list(tensor.shape)}. It was found for another model; find the symmetries of this one."
                 )
 
     def check(self, checkpoint: Checkpoint) -> None:
