@@ -127,7 +127,8 @@ def test_another_result_is_drawn_as_usual_and_a_look_that_it_has_not_is_told():
     assert here.metric == "loss"
     here, told = opened("metric=beauty")
     shown(here)
-    assert told == ["“beauty” is not on offer for “Show”, which has loss, accuracy, per_class[0], per_class[1]."]
+    offered = "loss, accuracy, per_class[0], per_class[1], loss_se, accuracy_se"
+    assert told == [f"“beauty” is not on offer for “Show”, which has {offered}."]
 
 
 def test_what_was_drawn_is_computed_at_once_and_nothing_else_is(monkeypatch):

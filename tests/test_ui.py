@@ -263,6 +263,7 @@ def test_a_project_that_fails_to_import_says_so_and_is_read_again(page, tmp_path
         file.write_text(PROJECT)
         page.reload()
         page.get_by_text("No surface yet").wait_for()
+        page.locator("canvas").first.wait_for(state="attached")  # all is there, and asks for nothing more
         page.wait_for_load_state("networkidle")
 
 
