@@ -329,7 +329,7 @@ def _available(device: str | torch.device) -> torch.device:
     try:
         device = torch.device(device)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown, not compiled in, without kernels
         reason = str(error).splitlines()[0]
         raise ProblemError(f"The device is {device!r}, which torch cannot use here: {reason}. Pass 'cpu'.") from error
     return device

@@ -103,7 +103,7 @@ class _Surface:
 
     suspect: estimated error of the picture of the loss about each node of the next level that is not evaluated.
     surprise: how far the level before was off at each node of the level. unforetold: the largest error that a check
-    has found of the level where the doubt foretold less. local: the estimated error about each point of the picture.
+    has found of the level where the doubt foretold less.
     """
 
     def __init__(
@@ -162,9 +162,9 @@ class _Surface:
             self._recheck(level, finer)
             if new.all():
                 yield from self._look_about(level, finer, predicted)
-            self._state(level, finer, self.suspect)
+            self._state(level, self.suspect)
             if self.suspect.max() <= self.tolerance:
-                self.drawing.local = self.local
+                self._state_locally(level, finer, self.suspect)
                 yield self._dataset(level, self.evaluator.evaluations, "converged")
                 return
             wanted = (maximum_filter(self.suspect, size=3) > self.tolerance) & ~finer.known
@@ -185,8 +185,8 @@ class _Surface:
         here, there = self.drawing.shared(level)
         region[here] &= ~level.known[there]
         yield from self._fill(self.picture, region, level)
-        self._state(level, finer, np.where(given_up, 0, self.suspect))
-        self.drawing.local = self.local
+        self._state(level, self.suspect[~given_up])
+        self._state_locally(level, finer, np.where(given_up, 0, self.suspect))
         yield self._dataset(level, self.evaluator.evaluations, "unconverged")
 
     def _coarsest(self) -> list[int]:
@@ -339,11 +339,14 @@ class _Surface:
             self.misses[name] = max(self.misses.get(name, 0), float(misses.max()))
             self.errors[name] = SAFETY * self.misses[name]
 
-    def _state(self, level: SampleGrid, finer: SampleGrid, suspect: np.ndarray) -> None:
-        """State the error of the picture of the loss: the largest, and about each point."""
+    def _state(self, level: SampleGrid, suspect: np.ndarray) -> None:
+        """State the error of the picture of the loss."""
+        self.errors["loss"] = max(float(suspect.max(initial=0)), rounding(level.rows["loss"][0], self.eps))
+
+    def _state_locally(self, level: SampleGrid, finer: SampleGrid, suspect: np.ndarray) -> None:
+        """State it about each point of the picture, as far around each node as a level is given up."""
         least = rounding(level.rows["loss"][0], self.eps)
-        self.errors["loss"] = max(float(suspect.max(initial=0)), least)
-        self.local = maximum_filter(suspect, size=5)[finer.nearest(self.picture.nodes)].clip(min=least)
+        self.drawing.local = maximum_filter(suspect, size=5)[finer.nearest(self.picture.nodes)].clip(min=least)
 
     def _fill(self, grid: SampleGrid, wanted: np.ndarray, shown: SampleGrid | None) -> Iterator[xr.Dataset]:
         """Evaluate the wanted nodes of a grid."""

@@ -26,6 +26,8 @@ def reason(a: xr.Dataset, one: Metric, b: xr.Dataset, other: Metric) -> str:
         return f"A is in {one.units or 'no unit'}, B in {other.units or 'no unit'}: {one.label} and {other.label}."
     if a is b:
         return ""
+    if one.name == picture.LOSS_ERROR:
+        return "interpolation errors are shares of the range of each result's own loss."
     if not (_certain(a) and _certain(b)):
         return "they do not say which weights their planes go through."
     facts, others = provenance(a), provenance(b)

@@ -233,7 +233,7 @@ class Page:
         """What fails because the server takes the page's models apart meanwhile, fails quietly."""
         try:
             yield
-        except Exception:
+        except Exception:  # of any kind: whatever of Bokeh was in use when it was taken apart
             context = self._document.session_context if self.served else None  # none once all is taken apart
             if not (self.left or (self.served and (context is None or context.destroyed))):
                 raise

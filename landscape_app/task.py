@@ -60,11 +60,11 @@ class Task(param.Parameterized):
 
     def _compare(self) -> None:
         """Find out whether the choices are those that the result was computed for."""
-        raise NotImplementedError
+        raise NotImplementedError  # each page's own
 
     def offer(self) -> None:
         """Offer what the problem has; keep the choices that it has too."""
-        raise NotImplementedError
+        raise NotImplementedError  # each page's own
 
     def put_on_offer(self, offered: Mapping[str, Mapping[str, Any]], **chosen: Any) -> None:
         """Offer choices, label to value, and choose among them.
@@ -153,7 +153,7 @@ class Task(param.Parameterized):
 
     def request(self) -> Any:
         """What the choices ask for now."""
-        raise NotImplementedError
+        raise NotImplementedError  # each page's own
 
     def steps(self, request: Any, **kept: Any) -> Any:
         """The results of a request, as a job runs it. kept: of `keeper`."""
@@ -165,4 +165,4 @@ class Task(param.Parameterized):
 
     def restore(self, request: Any) -> bool:
         """Choose again what a request asked for, as far as it is on offer; returns whether all of it is."""
-        raise NotImplementedError
+        raise NotImplementedError  # each page's own

@@ -51,6 +51,8 @@ def test_two_results_on_one_plane_have_a_difference_and_others_say_why_not():
     assert "other grids" in against(a, on_plane().assign_coords(a=np.linspace(-1, 1.5, 4)))
     assert "do not say which weights" in against(a, plane_result())
     assert "of two planes" in against(line_result(), line_result())
+    one, other = (on_plane(values).assign(loss_error=a["loss"]) for values in (None, 2 * a["loss"].values))
+    assert "shares of the range of each" in against(one, other, "loss_error", "loss_error")
     facts = json.loads(a.attrs["provenance"]) | {"centre": "mean"}
     assert "other weights" in against(a, on_plane().assign_attrs(provenance=json.dumps(facts)))
 

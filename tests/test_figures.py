@@ -17,7 +17,7 @@ from PIL import Image
 
 from analysis import LandscapeError, Line, Plane, Problem, Project, load, over_seeds, save, sharpness
 from analysis.connectivity import barrier_matrix
-from landscape_app import cli, picture
+from landscape_app import cli, elements, picture
 from landscape_app.connectivity.request import ConnectivityRequest
 from landscape_app.figures import caption, figure, save_figure
 from landscape_app.figures.style import style
@@ -158,6 +158,17 @@ def test_values_that_are_not_finite_are_marked_and_not_coloured():
     assert mesh(axes).get_array().mask.sum() == 2
     (crosses,) = [line for line in axes.lines if line.get_label() == "not finite"]
     assert len(crosses.get_xdata()) == 2
+
+
+def test_a_band_is_drawn_of_a_value_and_refused_of_an_error():
+    ds = line_result()
+    band = elements.band(ds)
+    np.testing.assert_array_equal(band.dimension_values("loss"), ds["loss"])
+    np.testing.assert_array_equal(band.dimension_values("loss_se"), ds["loss_se"])
+    unsure = elements.band(ds.assign(loss_se=ds["loss_se"] * np.nan))  # of one sample
+    assert [str(dim) for dim in unsure.vdims] == ["loss", "loss_se"]
+    with pytest.raises(LandscapeError, match="'loss_se', an error that has no band"):
+        elements.band(ds, "loss_se")
 
 
 def test_a_line_has_the_values_and_a_band_of_one_standard_error():

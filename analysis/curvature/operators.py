@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -362,18 +363,18 @@ class Curvature:
             )
 
 
-class _Graph:
+class _Graph(ABC):
     """What is kept of one block: its loss, weight and gradient, and products with its matrix."""
 
     def __init__(self, columns: Sequence[Tensor], rows: Sequence[Tensor], values: Tensor, weights: Tensor):
         self._columns, self._rows = columns, rows
         self.loss, self.weight = values.detach().double().sum(), weights.double().sum()
 
-    def gradient(self) -> tuple[Tensor, ...]:
-        raise NotImplementedError
+    @abstractmethod
+    def gradient(self) -> tuple[Tensor, ...]: ...
 
-    def product(self, parts: Sequence[Tensor], keep: bool) -> tuple[Tensor, ...]:
-        raise NotImplementedError
+    @abstractmethod
+    def product(self, parts: Sequence[Tensor], keep: bool) -> tuple[Tensor, ...]: ...
 
 
 class _Twice(_Graph):
