@@ -87,11 +87,11 @@ def _density(
 
     running = partial(dataset, "running")
     generator = torch.Generator().manual_seed(seed)
-    dtype, device = basis_home(operator, deflate + degree + len(known) + 1)
+    device = basis_home(operator, (deflate + degree + len(known) + 1) * n * operator.dtype.itemsize)
     locked = pairs.locked if pairs is not None else None
 
     def start() -> torch.Tensor:
-        return torch.randn(n, generator=generator, dtype=torch.float64).to(device, dtype)
+        return torch.randn(n, generator=generator, dtype=torch.float64).to(device, operator.dtype)
 
     space = Krylov(start(), deflate + degree, 1e4 * operator.problem.eps, locked)
     if deflate:

@@ -23,14 +23,14 @@ from ..weights import Weights
 from .krylov import Krylov
 from .operators import Curvature, memory
 
-BASIS_SHARE = 1 / 4  # of memory, for a basis in float64
+BASIS_SHARE = 1 / 4  # of a GPU's memory, for a basis
 MISSED = 1e-3  # the chance that is left of an eigenvalue hiding from the second look
 OUTERMOST = {"largest": -1, "smallest": 0}  # among ascending values
 SIGNS = {"largest": 1, "smallest": -1}
 SAFETY = 4.0  # the float noise of any vector against that of the one measured (up to 2.3 seen)
 YIELD_SECONDS = 0.2
 SHOWN_FIRST = 5  # products that each give a result, however quick they are
-NOISE_SAMPLES = 64
+NOISE_SAMPLES = 16, 64  # at least, at most, and a sixteenth of all between: float64 is dear in convolutions
 SLACK = 1e-2  # of the innermost wanted eigenvalue: by how much all that is set aside may hide another one
 LAYOUT = 2  # of a saved run
 STATE = ("_stage", "products", "noise", "status", "verified", "_slack")  # of a run, beside its vectors
@@ -61,8 +61,8 @@ class Eigenpairs:
     verify: whether to look again. seed: of the random start. start: a vector [n] to start from, such as a sum of
         earlier eigenvectors.
 
-    bytes: memory of the basis, the only thing that grows with the number of parameters. Above a quarter of what there
-    is it is kept in the operator's own dtype instead of float64; on a GPU it moves to the host where it does not fit.
+    bytes: memory of the basis, the only thing that grows with the number of parameters. It has the operator's dtype;
+    from a GPU it moves to the host where it would take more than a quarter of the memory there.
 
     Raises LandscapeError for bad arguments.
     """
@@ -95,8 +95,8 @@ class Eigenpairs:
         self.most_products, self.seed = most_products, seed
         wanted = largest + smallest
         self.size = min(n, 2 * max(2 * wanted + 10, 20))
-        self.dtype, self.device = basis_home(operator, self.size + wanted + 1)
-        self.bytes = (self.size + wanted + 1) * n * self.dtype.itemsize
+        self.bytes = (self.size + wanted + 1) * n * operator.dtype.itemsize
+        self.dtype, self.device = operator.dtype, basis_home(operator, self.bytes)
         self._start = start
         self._krylov: Krylov | None = None
         self._stage = "search"
@@ -304,7 +304,8 @@ class Eigenpairs:
         self.noise = 64 * eps * scale
         if self._probe is None:
             return
-        few = self.operator.on_fewer(NOISE_SAMPLES)
+        least, most = NOISE_SAMPLES
+        few = self.operator.on_fewer(min(most, max(least, self.operator.samples // 16)))
         try:
             exact = few.in_float64()
         except Exception:  # a model or a loss of the user's own that computes in one dtype only
@@ -451,14 +452,9 @@ class Eigenpairs:
         return self._said
 
 
-def basis_home(operator: Curvature, vectors: int) -> tuple[torch.dtype, torch.device]:
-    """dtype and device of a basis: float64 where the operator is, else its own dtype, else on the host."""
-    n, host = operator.shape[1], torch.device("cpu")
-    choices = [(dtype, place) for place in (operator.device, host) for dtype in (torch.float64, operator.dtype)]
-    for dtype, place in choices:
-        if vectors * n * dtype.itemsize <= BASIS_SHARE * memory(place):
-            return dtype, place
-    return operator.dtype, host
+def basis_home(operator: Curvature, size: int) -> torch.device:
+    """Where a basis of so many bytes is kept: beside the operator, or on the host."""
+    return operator.device if size <= BASIS_SHARE * memory(operator.device) else torch.device("cpu")
 
 
 def _ends(count: int, wanted: tuple[int, int]) -> list[int]:

@@ -14,7 +14,7 @@ from ..errors import LandscapeError
 FRESH = 2**32 - 1  # a seed that no start vector has, or a fresh direction would be that start again
 CLEAN = 0.5  # a pass that takes less than this share of what it leaves leaves it orthogonal to rounding
 CLOSE = 0.1  # a unit vector of which less is left lay among the others almost: what is left is cleared again
-COLUMNS = 2**16  # of the basis, turned at a time
+COLUMNS = 2**15  # of the basis, turned or summed at a time: longer sums in float32 lose digits
 
 
 class Krylov:
@@ -23,7 +23,8 @@ class Krylov:
     The basis is kept orthogonal to `locked` [l, n], so that what is found lies in the complement of those. After the
     three-term recurrence every new vector is orthogonalised against all of them, and again where that changed it
     (Parlett, The Symmetric Eigenvalue Problem, section 6.9); restarts keep Ritz vectors (Wu and Simon 2000,
-    thick-restart Lanczos).
+    thick-restart Lanczos). The basis has the dtype of `start`; a vector is made in float64 before it is put there, and
+    what it has along the others is small by then, so that float32 is enough to take it away.
 
     size: vectors held at most, beside the locked ones. tolerance: the relative error of a product.
     """
@@ -33,6 +34,7 @@ class Krylov:
         self._whole = start.new_empty(count + min(size, n - count) + 1, n)  # the locked ones, and the basis behind them
         if locked is not None:
             self._whole[:count] = locked
+        self._rest, self._rounded = start.new_empty(n, dtype=torch.float64), torch.empty_like(start)
         self._tolerance = tolerance
         self._generator = torch.Generator().manual_seed(FRESH)
         self._begin(count)
@@ -71,10 +73,11 @@ class Krylov:
     def add(self, product: Tensor) -> None:
         """Take the product of `vector`. Raises LandscapeError if the matrix turns out not to be symmetric."""
         j, count = self.filled, len(self.locked)
-        rest = self.basis[j + 1].copy_(product)
-        row = np.append(self._expected, float(self.vector @ rest))
+        rest = self._rest.copy_(product)
+        row = np.append(self._expected, self._dots(self.basis[j : j + 1], rest))
         first = 0 if np.count_nonzero(self._expected[:-1]) else max(0, j - 1)  # 0 for the kept vectors of a restart
-        rest.addmv_(self.basis[first : j + 1].T, rest.new_tensor(row[first:]), alpha=-1)
+        for i in range(first, j + 1):
+            rest.add_(self.basis[i], alpha=-row[i])
         along, left = self._clear(rest, self._whole[: count + j + 1])
         row += along[count:]
         size = float(np.linalg.norm([*row, *along[:count], left]))
@@ -91,7 +94,7 @@ class Krylov:
         if self.exhausted:
             self.coupling = 0.0
         elif self.coupling:
-            rest /= self.coupling
+            torch.div(rest, self.coupling, out=self.basis[self.filled])
         else:
             self._put(self.filled, self._random())
 
@@ -99,13 +102,18 @@ class Krylov:
         """Take from a vector what it has along those known; that, and the norm of what is left."""
         total = np.zeros(len(known))
         for _ in range(3):
-            along = known @ rest
-            rest.addmv_(known.T, along, alpha=-1)
-            left, part = float(rest.norm()), along.double().cpu().numpy()
+            part = self._dots(known, rest)
+            rest -= torch.mv(known.T, known.new_tensor(part), out=self._rounded)
+            left = float(rest.norm())
             total += part
             if np.linalg.norm(part) <= CLEAN * left:
                 break
         return total, left
+
+    def _dots(self, vectors: Tensor, vector: Tensor) -> np.ndarray:
+        """The products [k] of vectors [k, n] of the basis with a vector [n]."""
+        parts = zip(vectors.split(COLUMNS, 1), self._rounded.copy_(vector).split(COLUMNS), strict=True)
+        return torch.stack([rows @ part for rows, part in parts]).double().sum(0).cpu().numpy()
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ritz values [filled], ascending, their residual norms, and their coordinates [filled, filled] in columns."""
@@ -208,10 +216,11 @@ class Krylov:
 
     def _put(self, place: int, vector: Tensor) -> None:
         """A vector made orthogonal to all before it, at a place of the basis."""
-        row = self.basis[place]
-        torch.div(vector, vector.norm(), out=row)
+        rest = self._rest.copy_(vector)
+        rest /= rest.norm()
         for _ in range(2):
-            left = self._clear(row, self._whole[: len(self.locked) + place])[1]
-            row /= left
+            left = self._clear(rest, self._whole[: len(self.locked) + place])[1]
+            rest /= left
             if left > CLOSE:
                 break
+        self.basis[place] = rest
