@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
@@ -15,7 +16,7 @@ from landscape_app.scales import Scale
 
 def contours(ds: xr.Dataset, metric: picture.Metric, scale: Scale) -> Iterator[tuple[float, float, list[np.ndarray]]]:
     """The lines at each tick of the scale: (tick, its position, lines of points (a, b))."""
-    heights = np.ma.masked_invalid(scale.position(metric.values))
+    heights = np.ma.masked_invalid(replace(scale, clipped=False).position(metric.values))  # no plateau at the last tick
     generator = contour_generator(ds["a"].values, ds["b"].values, heights)
     for tick, level in zip(scale.ticks, scale.positions, strict=True):
         yield tick, level, [line for line in generator.lines(level) if len(line) > 1]

@@ -79,11 +79,13 @@ class PictureControls:
             "across": field(state, "across", width=110),
             "palette": field(state, "palette", width=100),
             "log_scale": field(state, "log_scale", width=112),
+            "clip": field(state, "clip", width=110, **blank()),
             "show_contours": field(state, "show_contours", width=92),
             "show_samples": field(state, "show_samples", width=172),
             "relief": field(state, "relief", width=64),
             "compare": field(state, "compare", width=94),
         }
+        self.fields["clip"][0].value = state.clip  # a widget makes a number of None
         self.view = look.bar(*self.fields.values())
 
 
@@ -118,8 +120,7 @@ class PointControls:
     """The chosen point of a plane by its coordinates: what a tap does, for the keyboard."""
 
     def __init__(self, state: State):
-        blank = {"placeholder": "", "format": CustomJSTickFormatter(code=BLANK)}
-        self.fields = {name: field(state, name, width=150, **blank) for name in ("at_a", "at_b")}
+        self.fields = {name: field(state, name, width=150, **blank()) for name in ("at_a", "at_b")}
         for name, shown in self.fields.items():
             shown[0].value = getattr(state, name)  # a widget makes a number of None
 
@@ -129,6 +130,11 @@ class PointControls:
             shown[0].step = size
             if shown[0].value is None:
                 shown[0].param.trigger("value")  # a browser's number begins at 0 all the same
+
+
+def blank() -> dict[str, Any]:
+    """Options of a field of a number that may be missing."""
+    return {"placeholder": "", "format": CustomJSTickFormatter(code=BLANK)}
 
 
 def field(state: Task, name: str, width: int | None = None, **options: Any) -> pn.Param:

@@ -75,7 +75,10 @@ class Exports:
         if isinstance(task, PairTask):
             return {"metric": task.paths.metric} if f"marker_{task.paths.metric}" in task.result else {}
         scale = {"scale": "log" if task.log_scale else "linear"}
-        return {"metric": task.metric, **scale} if task is self.state else scale
+        if task is not self.state:
+            return scale
+        clip = self.state.clip_of(task.drawn)
+        return {"metric": task.metric, **scale, **({} if clip is None else {"clip": clip})}
 
     def _download(self, kind: str) -> pn.widgets.FileDownload:
         return pn.widgets.FileDownload(

@@ -14,7 +14,8 @@ from landscape_app.task import Task
 
 PAGE, DRAWN = "page", "drawn"
 YES = {"yes": True, "no": False}
-OF_RESULTS = ("metric", "across", "log_scale", "log_steps", "at_a", "at_b", "first", "second", *COMPARING)  # as looks
+LOOKS = ("metric", "across", "log_scale", "clip", "log_steps", "at_a", "at_b", "first", "second")
+OF_RESULTS = (*LOOKS, *COMPARING)
 AUTOMATIC = ("log_scale", "log_steps", *COMPARING[1:-1])  # chosen by each result, until somebody chooses
 REPLACE = "history.replaceState(null, '', location.pathname + (cb_obj.value ? '?' + cb_obj.value : ''))"
 

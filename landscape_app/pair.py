@@ -51,7 +51,7 @@ class Pair:
         if ds is None:
             return prepare
         if other is None or self.beside is None:
-            scale = Scale.of(picture.spanned(ds, state.metric_shown), state.log_scale)
+            scale = Scale.of(picture.spanned(ds, state.metric_shown), state.log_scale, state.clip_of(ds))
             return [self.plot.draw(ds, state.metric_shown, scale), *prepare, lambda: self._link(False)]
         shown = [(ds, state.metric_shown), (other, state.metric_beside)]
         scales = self._scales(shown)
@@ -141,9 +141,10 @@ class Pair:
     def _scales(self, shown: list[tuple[xr.Dataset, Metric]]) -> list[Scale]:
         spanned = [picture.spanned(*one) for one in shown]
         if self.state.same_quantity:
-            return [Scale.of(np.concatenate(spanned), self.state.log_scale)] * 2
+            return [Scale.of(np.concatenate(spanned), self.state.log_scale, self.state.clip_of(shown[0][0]))] * 2
         logs = self.state.log_scale, self.state.other_log_scale
-        return [Scale.of(values, log) for values, log in zip(spanned, logs, strict=True)]
+        clips = self.state.clip_of(shown[0][0]), None
+        return [Scale.of(values, log, clip) for values, log, clip in zip(spanned, logs, clips, strict=True)]
 
     def _ranges(self) -> Iterator[tuple[Range1d, Range1d]]:
         if self.beside is None:

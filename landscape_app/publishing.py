@@ -17,6 +17,7 @@ def add(commands: Any) -> None:
     figure.add_argument("--out", required=True, type=Path, metavar="FILE.pdf", help="or .svg or .png")
     figure.add_argument("--width", choices=list(WIDTHS), default="single", help="columns of a journal: 3.25 or 6.75 in")
     figure.add_argument("--linear", action="store_true", help="a linear scale (default: as in the dashboard)")
+    figure.add_argument("--clip", type=float, metavar="VALUE", help="of a plane: draw larger values as this one")
     figure.add_argument("--metric", metavar="NAME", help="of a surface or of barriers (default: loss)")
     figure.add_argument("--pair", nargs=2, metavar=("A", "B"), help="the path between two of several checkpoints")
     figure.add_argument("--beside", action="store_true", help="caption (.txt), numbers (.csv) and result (.nc) too")
@@ -37,6 +38,7 @@ def _figure(options: argparse.Namespace) -> int:
         options.out,
         width=options.width,
         scale="linear" if options.linear else None,
+        clip=options.clip,
         metric=options.metric,
         pair=options.pair,
         beside=options.beside,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from landscape_app.text import number
 
 MOST_TICKS = 9
+NEAR = 0.06  # of a scale: a tick that is nearer to where it is clipped gives way
 MANTISSAS = (range(1, 10), (1, 2, 5), (1, 3), (1,))
 
 
@@ -18,7 +19,7 @@ class Scale:
     """Where values are drawn. Positions are the values, or their log10 where `log` holds.
 
     low, high: positions of the smallest and largest finite value. ticks: values, ascending. centred: whether 0 lies in
-    the middle, for values whose sign counts.
+    the middle, for values whose sign counts. clipped: whether values above the last tick are drawn as that one.
     """
 
     log: bool
@@ -26,6 +27,7 @@ class Scale:
     high: float
     ticks: tuple[float, ...]
     centred: bool = False
+    clipped: bool = False
 
     @classmethod
     def about_zero(cls, values: np.ndarray) -> Scale:
@@ -35,8 +37,11 @@ class Scale:
         return cls(False, -far, far, tuple(linear_ticks(-far, far)), centred=True)
 
     @classmethod
-    def of(cls, values: np.ndarray, log: bool) -> Scale:
-        """The scale that spans the finite values; linear where nothing is positive, 0 to 1 where nothing is finite."""
+    def of(cls, values: np.ndarray, log: bool, clip: float | None = None) -> Scale:
+        """The scale that spans the finite values; linear where nothing is positive, 0 to 1 where nothing is finite.
+
+        clip: what larger values are drawn as. It counts where it lies among the values.
+        """
         finite = values[np.isfinite(values)]
         if log and (finite > 0).any():
             finite = finite[finite > 0]
@@ -45,19 +50,27 @@ class Scale:
         if not finite.size:
             return cls(False, 0.0, 1.0, ())
         least, most = float(finite.min()), float(finite.max())
+        if clip is not None and least < clip < most:
+            return cls.of(np.array([least, clip]), log)._clipped(float(clip))
         ticks = log_ticks(least, most) if log else linear_ticks(least, most)
         low, high = (np.log10(least), np.log10(most)) if log else (least, most)
         if high - low < 1e-12 * max(1.0, abs(low)):
             low, high = low - 0.5, high + 0.5
         return cls(log, float(low), float(high), tuple(ticks))
 
+    def _clipped(self, clip: float) -> Scale:
+        """The same with a last tick where it ends, and room below that."""
+        most = self.high - NEAR * (self.high - self.low)
+        below = [tick for tick, place in zip(self.ticks, self.positions, strict=True) if place < most]
+        return replace(self, ticks=(*below, clip), clipped=True)
+
     def position(self, values: np.ndarray | float | Sequence[float]) -> np.ndarray:
         """Positions of the values; NaN where a value has no logarithm."""
         values = np.asarray(values, dtype=np.float64)
-        if not self.log:
-            return values
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.log10(np.where(values > 0, values, np.nan))
+        if self.log:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                values = np.log10(np.where(values > 0, values, np.nan))
+        return np.minimum(values, self.high) if self.clipped else values
 
     @property
     def positions(self) -> list[float]:
@@ -67,7 +80,10 @@ class Scale:
     @property
     def labels(self) -> dict[float, str]:
         """Position to text of each tick."""
-        return dict(zip(self.positions, map(tick_label, self.ticks), strict=True))
+        texts = [tick_label(tick) for tick in self.ticks]
+        if self.clipped:
+            texts[-1] = f"≥ {texts[-1]}"
+        return dict(zip(self.positions, texts, strict=True))
 
 
 def linear_ticks(least: float, most: float, count: int = MOST_TICKS) -> list[float]:

@@ -108,6 +108,7 @@ class State(Task):
     metric = param.Selector(default="loss", objects={"Loss": "loss"}, label="Show")
     across = param.Selector(default=MEAN, objects=parts(None), label="Over seeds")
     log_scale = param.Boolean(default=True, label="Logarithmic")
+    clip = param.Number(default=None, allow_None=True, label="Clip above", doc="Of planes, in their units.")
     palette = param.Selector(default="viridis", objects=PALETTES, label="Colours")
     show_contours = param.Boolean(default=True, label="Contours")
     show_samples = param.Boolean(default=False, label="Evaluated points")
@@ -128,8 +129,8 @@ class State(Task):
 
     inputs = INPUTS
     look = (
-        *("across", "metric", "log_scale", "palette", "show_contours", "show_samples", "relief", "at_a", "at_b"),
-        *COMPARING,
+        *("across", "metric", "log_scale", "clip", "palette", "show_contours", "show_samples", "relief"),
+        *("at_a", "at_b", *COMPARING),
     )
     kind = "surface"
 
@@ -153,6 +154,7 @@ class State(Task):
 
     def __init__(self, project: Any, **params: Any):
         self._log_scales = {("loss", False): True}
+        self._clips: dict[tuple[str, bool], float | None] = {}
         self._parts: list[tuple[Any, Any, Any]] = []  # of results over seeds: (result, which part, the part)
         self._shown = 0  # before it changes
         self._metric = "loss"  # before it changes
@@ -517,6 +519,10 @@ class State(Task):
         """What the picture shows; the loss while a new result does not have what was chosen."""
         return _metric(self.drawn, self.metric)
 
+    def clip_of(self, ds: Any) -> float | None:
+        """As what larger values of a result are drawn, None for all as they are: those of a line, and spreads."""
+        return self.clip if dims(ds) == 2 and self.metric_shown.over != "spread" else None
+
     @property
     def metric_beside(self) -> Metric:
         """What the picture beside it shows."""
@@ -608,12 +614,14 @@ class State(Task):
         """Each metric keeps its own scale; at first logarithmic if it spans decades."""
         if self.result is not None:
             fresh = spans_decades(self.metric_shown)
-            self.log_scale = self._log_scales.setdefault(_quantity(self.metric_shown), fresh)
+            quantity = _quantity(self.metric_shown)
+            self.param.update(log_scale=self._log_scales.setdefault(quantity, fresh), clip=self._clips.get(quantity))
 
-    @param.depends("log_scale", watch=True)
+    @param.depends("log_scale", "clip", watch=True)
     def _remember_scale(self) -> None:
         if self.result is not None:
             self._log_scales[_quantity(self.metric_shown)] = self.log_scale
+            self._clips[_quantity(self.metric_shown)] = self.clip
 
     @param.depends("fit_extent", watch=True)
     def _start_from_the_picture(self) -> None:

@@ -43,18 +43,23 @@ DPI = 144
 
 
 def view(
-    ds: xr.Dataset, *, metric: str | None = None, scale: str | None = None, pair: Sequence[str] | None = None
+    ds: xr.Dataset,
+    *,
+    metric: str | None = None,
+    scale: str | None = None,
+    clip: float | None = None,
+    pair: Sequence[str] | None = None,
 ) -> View:
     """A result as the dashboard draws it, to be the last line of a cell.
 
     ds: a surface, line, spectrum, trajectory, barrier, matrix of barriers or barriers of layers, finished or not.
     metric: of a surface or of barriers, such as "accuracy" or "loss_per_class[3]". scale: "log" or "linear" values;
-    None is what the dashboard begins with. pair: names of the two checkpoints whose path is drawn first, of a result
-    that has several.
+    None is what the dashboard begins with. clip: of a plane, the value as which larger ones are drawn. pair: names of
+    the two checkpoints whose path is drawn first, of a result that has several.
 
     Raises LandscapeError for a result that has no picture, and for options that do not fit it.
     """
-    return View(ds, metric=metric, scale=scale, pair=pair)
+    return View(ds, pair=pair, metric=metric, scale=scale, clip=clip)
 
 
 class View(pn.viewable.Viewer):
@@ -72,10 +77,10 @@ class View(pn.viewable.Viewer):
     point = param.Parameter(default=None, doc="The chosen place (a, b) of a plane, or None.")
     pair = param.Parameter(default=None, doc="Names of the checkpoints whose path is drawn, or None.")
 
-    def __init__(self, result: xr.Dataset, *, metric: str | None, scale: str | None, pair: Sequence[str] | None):
-        kind = checked(result, scale, metric, pair)
+    def __init__(self, result: xr.Dataset, *, pair: Sequence[str] | None, **options: Any):
+        kind = checked(result, pair=pair, **options)
         super().__init__(result=result, pair=None if pair is None else tuple(pair))
-        self._options = {"metric": metric, "scale": scale}
+        self._options = options
         self._title, self._said = look.html(), look.html()
         self._drawn = DRAWS[kind](self)
         self._view = look.column(self._title, self._drawn.view, self._said)
@@ -89,6 +94,11 @@ class View(pn.viewable.Viewer):
         return None if scale is None else scale == "log"
 
     @property
+    def clip(self) -> float | None:
+        """As what larger values are drawn, None for all as they are."""
+        return self._options["clip"]
+
+    @property
     def metric(self) -> str | None:
         """The metric that was asked for, None for the loss."""
         return self._options["metric"]
@@ -97,7 +107,7 @@ class View(pn.viewable.Viewer):
         return self._view
 
     def _draw(self, *_: Any) -> None:
-        kind = checked(self.result, self._options["scale"], self.metric, self.pair)
+        kind = checked(self.result, pair=self.pair, **self._options)
         if not isinstance(self._drawn, DRAWS[kind]):
             self._drawn = DRAWS[kind](self)
             self._view[1] = self._drawn.view
@@ -145,7 +155,7 @@ class _Surface:
         for part, chart in zip(parts, self.charts, strict=False):
             shown = picture.metric(part, metric)
             log = usual_log(shown) if self.of.log is None else self.of.log
-            scale = Scale.of(picture.spanned(part, shown), log)
+            scale = Scale.of(picture.spanned(part, shown), log, None if shown.over == "spread" else self.of.clip)
             edits.append(partial(chart.draw, part, shown, scale, *(["viridis"] if kind is Heatmap else [])))
             said.append(words.summary(part, shown))
             if kind is Heatmap:

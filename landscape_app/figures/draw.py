@@ -35,21 +35,23 @@ def figure(
     *,
     width: str = "single",
     scale: str | None = None,
+    clip: float | None = None,
     metric: str | None = None,
     pair: Sequence[str] | None = None,
 ) -> Figure:
     """A result as a Matplotlib figure for a paper; its kind follows from what the result holds.
 
     width: "single" (3.25 in) for one column, "double" (6.75 in) for both. scale: "log" or "linear" values; None is
-    what the dashboard begins with. metric: of a surface or of barriers, such as "accuracy" or "loss_per_class[3]".
-    pair: names of two checkpoints, for their path out of a result that has several.
+    what the dashboard begins with. clip: of a plane, the value as which larger ones are drawn. metric: of a surface or
+    of barriers, such as "accuracy" or "loss_per_class[3]". pair: names of two checkpoints, for their path out of a
+    result that has several.
 
     Raises LandscapeError for a result that has no figure, and for options that do not fit it.
     """
-    inches, kind, log = _width(width), checked(ds, scale, metric, pair), _log(scale)
+    inches, kind, log = _width(width), checked(ds, scale, metric, pair, clip), _log(scale)
     with style():
         if kind == "surface":
-            return _surface(ds, metric, log, inches)
+            return _surface(ds, metric, log, clip, inches)
         if kind == "spectrum":
             return draw_spectrum(spectra(ds), log is not False, inches)
         if kind == "trajectory":
@@ -63,7 +65,9 @@ def figure(
         return draw_matrices(barriers, chosen, inches)
 
 
-def checked(ds: xr.Dataset, scale: str | None, metric: str | None, pair: Sequence[str] | None) -> str:
+def checked(
+    ds: xr.Dataset, scale: str | None, metric: str | None, pair: Sequence[str] | None, clip: float | None = None
+) -> str:
     """The kind of a result's figure. Raises LandscapeError for options of `figure` that do not fit it."""
     kind = kind_of_figure(ds)
     _log(scale)
@@ -71,6 +75,11 @@ def checked(ds: xr.Dataset, scale: str | None, metric: str | None, pair: Sequenc
         raise LandscapeError(f"metric is {metric!r}, but a {kind} has no metrics to choose from; leave it out.")
     if scale == "log" and kind in ("path", "matrix", "layers"):
         raise LandscapeError("scale is 'log', but a barrier is a height over a chord, and linear; leave scale out.")
+    if clip is not None and not (kind == "surface" and picture.dims(ds) == 2):
+        what = "line" if kind == "surface" else kind
+        raise LandscapeError(f"clip is {clip:g}, but only values of a plane are clipped, not a {what}; leave it out.")
+    if clip is not None and not np.isfinite(clip):
+        raise LandscapeError(f"clip is {clip:g}; expected a finite value, in the units of the metric.")
     if pair is not None and kind not in ("path", "matrix"):
         raise LandscapeError(f"pair is {list(pair)}, but a {kind} has no paths between checkpoints; leave it out.")
     return kind
@@ -116,7 +125,7 @@ def usual_log(metric: picture.Metric) -> bool:
     return (metric.name == "loss" and metric.over != "spread") or picture.spans_decades(metric)
 
 
-def _surface(ds: xr.Dataset, metric: str | None, log: bool | None, inches: float) -> Figure:
+def _surface(ds: xr.Dataset, metric: str | None, log: bool | None, clip: float | None, inches: float) -> Figure:
     chosen, shown = surface_metric(ds, metric), []
     for part in parts_of(ds):
         one = picture.metric(part, chosen)
@@ -126,7 +135,7 @@ def _surface(ds: xr.Dataset, metric: str | None, log: bool | None, inches: float
         if not np.isfinite(values).any():
             raise LandscapeError(f"'{ds.attrs['title']}' holds no finite {one.label} to draw.")
         wanted = log if log is not None else usual_log(one)
-        shown.append((part, one, Scale.of(values, wanted)))
+        shown.append((part, one, Scale.of(values, wanted, None if one.over == "spread" else clip)))
     if picture.dims(ds) == 2:
         return draw_planes(shown, inches)
     return draw_line(*shown[0], inches)

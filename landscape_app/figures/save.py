@@ -33,6 +33,7 @@ def save_figure(
     *,
     width: str = "single",
     scale: str | None = None,
+    clip: float | None = None,
     metric: str | None = None,
     pair: Sequence[str] | None = None,
     beside: bool = False,
@@ -45,7 +46,8 @@ def save_figure(
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise LandscapeError(f"'{path.name}': give a name for the figure that ends in {', '.join(FORMATS)}.")
-    drawn, said = figure(ds, width=width, scale=scale, metric=metric, pair=pair), caption(ds, width=width, pair=pair)
+    drawn = figure(ds, width=width, scale=scale, clip=clip, metric=metric, pair=pair)
+    said = caption(ds, width=width, pair=pair)
     if beside:
         _refuse_other(path.with_suffix(".nc"), ds)
     with whole_file(path, "surface.pdf", LandscapeError) as temporary:

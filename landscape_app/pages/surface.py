@@ -17,7 +17,7 @@ from landscape_app.text import text
 title = "Surface"
 needs = 1
 
-APPEARANCE = ["result", "metric", "across", "log_scale", "palette", "show_contours", "show_samples", "relief"]
+APPEARANCE = ["result", "metric", "across", "log_scale", "clip", "palette", "show_contours", "show_samples", "relief"]
 COMPARISON = ["compare", "other", "other_metric", "other_across", "other_log_scale", "difference"]
 INVITATION = "Tap the picture, or give a and b: the value there, and the slices through it."
 SKETCH = """<svg viewBox="0 0 120 72" fill="none" stroke="currentColor" stroke-width="1.4" aria-hidden="true">
@@ -92,7 +92,7 @@ class SurfacePage:
             shown.visible = plane
         self.show_radius.visible = asks
         self.look_controls.fields["across"].visible = ds is not None and "seed" in state.result.dims
-        for name in ("palette", "show_contours", "relief"):
+        for name in ("clip", "palette", "show_contours", "relief"):
             self.look_controls.fields[name].visible = ds is None or plane
         self.origin.visible = ds is not None and picture.parabola(ds, "a") is not None
         look.arrange(self.origin, *(["ls-origin"] if self.origin.visible else []))
