@@ -27,13 +27,15 @@ def test_symmetries_of_the_zoo_keep_the_function(name):
     # the certificate's claim, checked here anew: the module's own forward with a permuted state dict
     model = model.double()
     inputs = [t.double() if t.is_floating_point() else t for t in inputs]
-    first = _leaf(model(*inputs))
+    before = _leaves(model(*inputs))
     model.load_state_dict({**model.state_dict(), **found.random(7).tensors(model.state_dict())})
-    assert (_leaf(model(*inputs)) - first).abs().max() <= 1e-10 * first.abs().max()
+    after = _leaves(model(*inputs))
+    for first, second in zip(before, after, strict=True):
+        assert (second - first).abs().max() <= 1e-10 * first.abs().max()
 
 
-def _leaf(output):
-    return output if isinstance(output, torch.Tensor) else output[0]
+def _leaves(output):
+    return [output] if isinstance(output, torch.Tensor) else list(output)
 
 
 def log_factorial(n):
@@ -55,6 +57,11 @@ def log_factorial(n):
         ("experts", log_factorial(4) + log_factorial(5) + log_factorial(7)),
         ("lstm", log_factorial(8) + log_factorial(6)),
         ("sorting", log_factorial(8)),
+        ("picked by slice", log_factorial(8)),
+        ("picked by step", log_factorial(7) + log_factorial(2)),
+        ("routed", 4 * log_factorial(8)),
+        ("joined, rolled", log_factorial(6)),
+        ("rows and columns", 2 * log_factorial(3)),
         ("linear", 0),
     ],
 )
@@ -72,6 +79,20 @@ def test_what_is_fixed_is_named_with_the_operation():
     assert reason.startswith("sort")
     assert "no rule for sort" in found.table()
     assert found.pinned["c.weight", 0] == (3, "the output")
+
+
+def test_a_unit_that_is_picked_stays_whatever_the_inputs_say():
+    """No sample shows that the unit counts: the graph does."""
+    model, inputs, _ = zoo.make("gated far away")
+    found = find_symmetries(model, inputs)
+    assert [group.size for group in found.groups] == [8]
+    assert 0 not in found.groups[0].places["a.weight", 0]
+    count, reason = found.pinned["a.weight", 0]
+    assert count == 1
+    assert reason.startswith("slice")
+    moved = found.random(1).tensors(model.state_dict())
+    far = torch.full((3, 6), 9.0)
+    torch.testing.assert_close(torch.func.functional_call(model, moved, far), model(far))
 
 
 def test_what_would_move_alone_stays_and_says_so():

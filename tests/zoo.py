@@ -491,6 +491,76 @@ def experts():
     return Apply(run, gate=nn.Linear(6, 4), head=nn.Linear(7, 3), **parts)
 
 
+def picking(pick):
+    """One unit of a layer is used for itself, by an operation that picks it: the others are free."""
+
+    def run(m, x):
+        h = torch.tanh(m.a(x))
+        return m.b(h) * (1 + pick(h))
+
+    return lambda: Apply(run, a=nn.Linear(6, 9), b=nn.Linear(9, 3))
+
+
+def gate_channel():
+    """One channel of a convolution is a gate of all."""
+
+    def run(m, x):
+        h = m.a(x)
+        return m.b(F.relu(h)) * h[:, :1].sigmoid()
+
+    return Apply(run, a=conv(3, 8), b=conv(8, 3))
+
+
+def routed():
+    """A mixture of experts in a loop, each weighted by a unit of the router."""
+
+    def run(m, x):
+        gate = m.gate(x).softmax(-1)
+        return sum(gate[:, i : i + 1] * expert(x) for i, expert in enumerate(m.experts))
+
+    experts = nn.ModuleList(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(4))
+    return Apply(run, gate=nn.Linear(6, 4), experts=experts)
+
+
+def gated_far_away():
+    """A unit that counts for itself only where an input is large, which no sample is."""
+
+    def run(m, x):
+        h = m.a(x)
+        return m.b(F.relu(h)) * (1 + h[:, :1] * (x[:, :1] > 5))
+
+    return Apply(run, a=nn.Linear(6, 9), b=nn.Linear(9, 3))
+
+
+def joined(pick):
+    """A layer of which each unit has two places, which an operation brings into another order."""
+    return lambda: Apply(
+        lambda m, x: m.b(pick(torch.cat([torch.tanh(m.a(x)), torch.sin(m.a(x))], 1))),
+        a=nn.Linear(6, 7),
+        b=nn.Linear(14, 3),
+    )
+
+
+def circulant():
+    """Each row of a matrix holds all units, in another order."""
+
+    def run(m, x):
+        h = torch.tanh(m.a(x))
+        return m.b((h[:, (torch.arange(5)[:, None] + torch.arange(5)) % 5] * m.w).sum(2))
+
+    return Apply(run, a=nn.Linear(6, 5), w=torch.randn(5, 5), b=nn.Linear(5, 3))
+
+
+def rows_and_columns():
+    """Units in a square, summed along rows and along columns, which differ in what comes after."""
+
+    def run(m, x):
+        h = m.a(x).view(-1, 3, 3)
+        return m.b(torch.tanh(h.sum(2)).sum(1, keepdim=True) * torch.sin(h.sum(1)).sum(1, keepdim=True))
+
+    return Apply(run, a=nn.Linear(6, 9), b=nn.Linear(1, 3))
+
+
 def vectors(n=3, width=6):
     return (torch.randn(n, width),)
 
@@ -557,6 +627,24 @@ ZOO = {
     "temporal": (temporal, lambda: (torch.randn(2, 4, 12),), 0.98),
     "low rank": (low_rank, vectors, 0.95),
     "experts": (experts, vectors, 0.95),
+    "picked by slice": (picking(lambda h: h[:, :1]), vectors, 0.83),
+    "picked by select": (picking(lambda h: h[:, 0].unsqueeze(1)), vectors, 0.83),
+    "picked by unbind": (picking(lambda h: h.unbind(1)[3][:, None]), vectors, 0.83),
+    "picked by index_select": (picking(lambda h: h.index_select(1, torch.tensor([2]))), vectors, 0.83),
+    "picked by a list": (picking(lambda h: h[:, [2]]), vectors, 0.83),
+    "picked by narrow": (picking(lambda h: h.narrow(1, 4, 1)), vectors, 0.83),
+    "picked by split": (picking(lambda h: h.split([1, 8], 1)[0]), vectors, 0.83),
+    "picked by gather": (picking(lambda h: h.gather(1, torch.full((3, 1), 2))), vectors, None),
+    "picked by step": (picking(lambda h: h[:, ::5].sum(1, keepdim=True)), vectors, 0.83),
+    "picked three times": (picking(lambda h: h[:, [2, 2, 2]]), vectors, 0.83),
+    "gate channel": (gate_channel, lambda: (image(),), 0.8),
+    "routed": (routed, vectors, 0.8),
+    "gated far away": (gated_far_away, vectors, 0.83),
+    "joined": (joined(lambda h: h), vectors, 0.96),
+    "joined, rolled": (joined(lambda h: h.roll(1, 1)), vectors, 0.8),
+    "joined, picked": (joined(lambda h: h[:, list(range(6, -1, -1)) + [9, 8, 7, 10, 11, 12, 13]]), vectors, 0.96),
+    "circulant": (circulant, vectors, None),
+    "rows and columns": (rows_and_columns, vectors, 0.9),
     "linear": (lambda: nn.Linear(6, 3), vectors, None),
 }
 

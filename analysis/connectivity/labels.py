@@ -68,14 +68,6 @@ def shifted(t: Labelled, dims: int) -> Labelled:
     return Labelled((1,) * more + t.shape, groups, t.value)
 
 
-def taken(t: Labelled, dim: int, index: np.ndarray) -> Labelled:
-    """As index_select: the entries `index` [n] along a dim."""
-    dim %= len(t.shape)
-    shape = (*t.shape[:dim], len(index), *t.shape[dim + 1 :])
-    groups = [(g, atoms.take(index, g.index(dim)) if dim in g else atoms) for g, atoms in t.groups]
-    return labelled(shape, groups)
-
-
 def squeezed(t: Labelled, dims: Iterable[int]) -> Labelled:
     """Without some dims, all of length 1 and therefore rigid."""
     gone = {d % len(t.shape) for d in dims}

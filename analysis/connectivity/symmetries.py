@@ -168,7 +168,7 @@ def _solved(found: Trace) -> tuple[list[Group], dict[Place, tuple[int, str]]]:
         atoms = np.flatnonzero(np.isin(nodes.of, sorted(crossing)))
         relations.mark(atoms, nodes.of[atoms], "blocks that cross")
     reason = np.full(nodes.of.max(initial=0) + 1, -1)
-    said = [mark for mark in relations.marks if mark.reason and (mark.colours != mark.colours[:1]).any()]
+    said = [mark for mark in relations.marks if mark.reason and (len(mark.atoms) == 1 or np.ptp(mark.colours))]
     for i, mark in reversed(list(enumerate(said))):
         reason[nodes.of[mark.atoms]] = i
     free: dict[Place, list[np.ndarray]] = {}

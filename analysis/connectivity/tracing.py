@@ -19,7 +19,7 @@ from ..weights import Structure
 from .atoms import Relations
 from .labels import Labelled
 from .rules.pointwise import elementwise
-from .rules.registry import RULES, Unfollowed, rigid, unknown
+from .rules.registry import RULES, Later, Unfollowed, rigid, unknown
 from .rules.speaker import Speaker
 
 STATISTICS = re.compile(r"(^|\.)(running_mean|running_var|_u|_v|weight_u|weight_v)$")
@@ -172,7 +172,9 @@ class _Walker:
             return self._unknown(node, name, bound, out)
         if any(0 in t.shape for t in _leaves((args, kwargs)) if isinstance(t, Labelled)):
             return self._unknown(node, name, bound, out)
-        result = rule(speaker, bound, out)
+        return self._kept_together(rule(speaker, bound, out))
+
+    def _kept_together(self, result: Any) -> Any:
         for t in _leaves(result):
             if isinstance(t, Labelled):
                 for _, atoms in t.groups:
@@ -181,6 +183,8 @@ class _Walker:
 
     def _item(self, source: Any, index: int, node: fx.Node) -> Any:
         item = source[index]
+        if isinstance(item, Later):
+            return self._kept_together(item.result()) if node.users else None
         if isinstance(item, Unfollowed):
             Speaker(self.found.relations, "getitem", f"a further result ({_where(node)})").freeze(item.operands)
             return rigid(item.out)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..labels import Labelled, labelled, permuted, squeezed, taken, transposed, unsqueezed
+from ..labels import Labelled, labelled, permuted, squeezed, transposed, unsqueezed
 from .registry import Arguments, present, rule, shape_of, unknown
 from .speaker import Speaker
 
@@ -71,7 +71,7 @@ def _attention(s: Speaker, a: Arguments, out: Any) -> Labelled:
     q, k, v, mask = a["query"], a["key"], a["value"], a["attn_mask"]
     if a["enable_gqa"]:
         each = np.repeat(np.arange(k.shape[-3]), q.shape[-3] // k.shape[-3])
-        k, v = taken(k, -3, each), taken(v, -3, each)
+        k, v = s.taken(k, -3, each), s.taken(v, -3, each)
     scores = s.product(q, transposed(k, -1, -2), (*shape_of(out)[:-1], k.shape[-2]))
     scores = s.aligned([scores, *present(mask)], scores.shape)
     if a["is_causal"]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..labels import Group, Labelled, labelled, permuted, shifted, squeezed, taken, transposed, unsqueezed
+from ..labels import Group, Labelled, labelled, permuted, shifted, squeezed, transposed, unsqueezed
 from .registry import Arguments, dims_of, rule, shape_of, unknown
 from .speaker import Speaker
 
@@ -63,7 +63,7 @@ def _repeat(s: Speaker, a: Arguments, out: Any) -> Labelled:
     t = shifted(a["self"], len(shape))
     for dim, (before, after) in enumerate(zip(t.shape, shape, strict=True)):
         if t.at(dim) is not None:
-            t = taken(t, dim, np.tile(np.arange(before), after // before))
+            t = s.taken(t, dim, np.tile(np.arange(before), after // before))
     return labelled(shape, t.groups)
 
 
@@ -112,7 +112,7 @@ def _view_as_complex(s: Speaker, a: Arguments, out: Any) -> Labelled:
     if group is not None:
         s.pin(group, {last})
         s.relations.align(*(group[1].take([i], group[0].index(last)) for i in (0, 1)))
-    return squeezed(taken(t, -1, np.array([0])), [-1])
+    return squeezed(s.taken(t, -1, np.array([0])), [-1])
 
 
 @rule("view_as_real")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..labels import Labelled, taken
+from ..labels import Labelled
 from .registry import Arguments, operands, rule, several, shape_of
 from .speaker import Speaker
 
@@ -32,7 +32,7 @@ def _same(s: Speaker, a: Arguments, out: Any) -> Any:
 @rule("glu")
 def _glu(s: Speaker, a: Arguments, out: Any) -> Labelled:
     t, half = a["self"], a["self"].shape[a["dim"]] // 2
-    parts = [taken(t, a["dim"], np.arange(half) + start) for start in (0, half)]
+    parts = [s.taken(t, a["dim"], np.arange(half) + start) for start in (0, half)]
     return s.aligned(parts, shape_of(out))
 
 

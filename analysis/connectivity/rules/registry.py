@@ -59,6 +59,13 @@ class Unfollowed:
     out: Any
 
 
+@dataclass(frozen=True)
+class Later:
+    """One of several results, of which the rule speaks only if it is used."""
+
+    result: Callable[[], Labelled]
+
+
 def with_rest(result: Labelled, a: Arguments, out: Any) -> Any:
     """A result, with what else the operation returns."""
     if not several(out):
