@@ -551,6 +551,16 @@ def circulant():
     return Apply(run, a=nn.Linear(6, 5), w=torch.randn(5, 5), b=nn.Linear(5, 3))
 
 
+def batched(outputs, turned):
+    """A weight with a batch dim of length 1, transposed."""
+
+    def run(m, x):
+        y = turned(m.w) @ torch.tanh(m.a(x))[..., None]
+        return m.b(torch.tanh(y[..., 0]))
+
+    return lambda: Apply(run, a=nn.Linear(6, 7), w=torch.randn(1, 7, outputs), b=nn.Linear(outputs, 3))
+
+
 def rows_and_columns():
     """Units in a square, summed along rows and along columns, which differ in what comes after."""
 
@@ -642,8 +652,13 @@ ZOO = {
     "gated far away": (gated_far_away, vectors, 0.83),
     "joined": (joined(lambda h: h), vectors, 0.96),
     "joined, rolled": (joined(lambda h: h.roll(1, 1)), vectors, 0.8),
-    "joined, picked": (joined(lambda h: h[:, list(range(6, -1, -1)) + [9, 8, 7, 10, 11, 12, 13]]), vectors, 0.96),
+    "joined, picked": (joined(lambda h: h[:, [6, 5, 4, 3, 2, 1, 0, 9, 8, 7, 10, 11, 12, 13]]), vectors, 0.96),
     "circulant": (circulant, vectors, None),
+    "mT, square": (batched(7, lambda w: w.mT), vectors, 0.97),
+    "mT": (batched(8, lambda w: w.mT), vectors, 0.97),
+    "mH": (batched(8, lambda w: w.mH), vectors, 0.97),
+    "adjoint": (batched(8, lambda w: w.adjoint()), vectors, 0.97),
+    "T of three dims": (batched(8, lambda w: w.permute(1, 2, 0).T), vectors, 0.97),
     "rows and columns": (rows_and_columns, vectors, 0.9),
     "linear": (lambda: nn.Linear(6, 3), vectors, None),
 }

@@ -27,9 +27,14 @@ def _transpose(s: Speaker, a: Arguments, out: Any) -> Labelled:
     return transposed(a["self"], first, second)
 
 
-@rule("t", "numpy_T", "mT")
-def _t(s: Speaker, a: Arguments, out: Any) -> Labelled:
-    return transposed(a["self"], 0, 1) if len(a["self"].shape) == 2 else a["self"]
+@rule("t", "numpy_T")
+def _reversed(s: Speaker, a: Arguments, out: Any) -> Labelled:
+    return permuted(a["self"], range(len(a["self"].shape))[::-1])
+
+
+@rule("mT")
+def _matrix_transposed(s: Speaker, a: Arguments, out: Any) -> Labelled:
+    return transposed(a["self"], -1, -2)
 
 
 @rule("movedim")

@@ -44,7 +44,10 @@ class Speaker:
                 self.pin(group)
 
     def marginal(self, group: Group, keep: Iterable[int]) -> Group | None:
-        """The blocks along the kept dims of a group, each of all atoms over the others; of one set only in one order."""
+        """The blocks along the kept dims of a group, each of all atoms over the others.
+
+        Where two rows hold the same atoms in another order, their block would not say which moves where: all stay.
+        """
         dims, atoms = group
         axes = [axis for axis, dim in enumerate(dims) if dim in set(keep)]
         if len(axes) == len(dims):
@@ -60,7 +63,7 @@ class Speaker:
         return tuple(dims[axis] for axis in axes), blocks
 
     def taken(self, t: Labelled, dim: int, index: np.ndarray) -> Labelled:
-        """As index_select: the entries `index` [n] along a dim. Units are told apart by which entries of each are taken."""
+        """As index_select: the entries `index` [n] along a dim. Units differ in which entries of each are taken."""
         dim %= len(t.shape)
         groups = []
         for dims, atoms in t.groups:
