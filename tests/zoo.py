@@ -1,5 +1,7 @@
 """Networks of many kinds, small, each with inputs: what the symmetry discovery must understand or freeze."""
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -561,6 +563,50 @@ def batched(outputs, turned):
     return lambda: Apply(run, a=nn.Linear(6, 7), w=torch.randn(1, 7, outputs), b=nn.Linear(outputs, 3))
 
 
+def chosen_by_data(choose):
+    """A part of a network gives a result whose size depends on the values; the other part is an MLP."""
+
+    def run(m, x):
+        return m.b(F.relu(m.a(x))) * (1 + choose(torch.tanh(m.c(x))))
+
+    return lambda: Apply(run, a=nn.Linear(6, 9), b=nn.Linear(9, 3), c=nn.Linear(6, 5))
+
+
+def beside_mlp(part, run, outputs):
+    """A part that is not understood, and an MLP that is."""
+    return lambda: Apply(
+        lambda m, x: m.b(F.relu(m.a(x))) + m.d(run(m, m.c(x)).tanh()),
+        part=part(),
+        a=nn.Linear(6, 9),
+        b=nn.Linear(9, 3),
+        c=nn.Linear(6, 4),
+        d=nn.Linear(outputs, 3),
+    )
+
+
+def packed(m, x):
+    rows = nn.utils.rnn.pack_padded_sequence(x[:, None].expand(-1, 2, -1), [2] * len(x), batch_first=True)
+    return m.part(rows, x.new_zeros(1, len(x), 5))[1][0]
+
+
+def masked_weights():
+    """Old-style parametrisations, whose modules hold computed tensors."""
+    from torch.nn.utils import prune, weight_norm
+
+    model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        weight_norm(model[2])
+    prune.random_unstructured(model[0], "weight", 0.2)
+    model(torch.randn(3, 6))
+    return model
+
+
+def maxout():
+    """The values of an extremum are used, and not where it is."""
+    return Apply(lambda m, x: m.b(m.a(x).view(-1, 4, 3).max(2).values), a=nn.Linear(6, 12), b=nn.Linear(4, 3))
+
+
 def rows_and_columns():
     """Units in a square, summed along rows and along columns, which differ in what comes after."""
 
@@ -659,6 +705,42 @@ ZOO = {
     "mH": (batched(8, lambda w: w.mH), vectors, 0.97),
     "adjoint": (batched(8, lambda w: w.adjoint()), vectors, 0.97),
     "T of three dims": (batched(8, lambda w: w.permute(1, 2, 0).T), vectors, 0.97),
+    "chosen by mask": (chosen_by_data(lambda h: h[h > 0].sum()), vectors, 0.6),
+    "chosen by nonzero": (chosen_by_data(lambda h: torch.nonzero(h > 0).sum()), vectors, 0.6),
+    "size of nonzero": (chosen_by_data(lambda h: torch.nonzero(h > 0).shape[0]), vectors, 0.6),
+    "unique": (chosen_by_data(lambda h: torch.unique(h.detach()).sum()), vectors, 0.6),
+    "lstm with projection": (
+        beside_mlp(lambda: nn.LSTM(4, 6, proj_size=5, batch_first=True), lambda m, x: m.part(x[:, None])[0][:, 0], 5),
+        vectors,
+        0.2,
+    ),
+    "packed": (beside_mlp(lambda: nn.GRU(4, 5, batch_first=True), packed, 5), vectors, None),
+    "transposed, grouped": (
+        beside_mlp(
+            lambda: nn.ConvTranspose1d(4, 6, 3, groups=2),
+            lambda m, x: m.part(x[..., None].expand(-1, -1, 3))[..., 0],
+            6,
+        ),
+        vectors,
+        0.4,
+    ),
+    "einsum, implicit": (
+        beside_mlp(lambda: nn.Linear(4, 5), lambda m, x: torch.einsum("bi,ji", x, m.part.weight), 5),
+        vectors,
+        0.9,
+    ),
+    "einsum, dots": (
+        beside_mlp(lambda: nn.Linear(4, 5), lambda m, x: torch.einsum("...i,ji->...j", x, m.part.weight), 5),
+        vectors,
+        0.9,
+    ),
+    "einsum, diagonal": (
+        beside_mlp(lambda: nn.Linear(4, 4), lambda m, x: torch.einsum("bi,ii->bi", x, m.part.weight), 4),
+        vectors,
+        0.4,
+    ),
+    "maxout": (maxout, vectors, 0.96),
+    "masked weights": (masked_weights, vectors, None),
     "rows and columns": (rows_and_columns, vectors, 0.9),
     "linear": (lambda: nn.Linear(6, 3), vectors, None),
 }

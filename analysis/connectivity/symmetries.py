@@ -124,7 +124,7 @@ def find_symmetries(
     if isinstance(model, Problem):
         args, kwargs = _inputs(model)
         model = model.model
-    model = copy.deepcopy(model).eval()
+    model = _copied(model).eval()
     inputs = map_tensors((tuple(args), dict(kwargs or {})), lambda t: t.detach().clone())
     found = trace(model, *inputs)
     certifier = _Certifier(model, inputs, seed)
@@ -145,6 +145,12 @@ def find_symmetries(
             )
             for place, indices in places.items():
                 found.relations.mark(found.slots[place][indices], indices, reason)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy, also of modules that hold computed tensors, as the old weight_norm does; deepcopy refuses these."""
+    held = tensors_of([list(vars(module).values()) for module in model.modules()])
+    return copy.deepcopy(model, {id(t): t.detach().clone() for t in held if not t.is_leaf})
 
 
 def _inputs(problem: Problem) -> tuple[tuple, dict]:
@@ -225,7 +231,7 @@ class _Certifier:
     @cached_property
     def double(self) -> _Run:
         """In float64."""
-        model = copy.deepcopy(self.perturbed).double()
+        model = _copied(self.perturbed).double()
         return _Run(model, map_tensors(self.inputs, lambda t: t.double() if t.is_floating_point() else t), _InDouble)
 
     @cached_property
@@ -272,6 +278,13 @@ class _Certifier:
         return self.controls[key]
 
     def _culprit(self, found: Symmetries, seed: int, change: float) -> str:
+        again = self.double.change(found.identity())
+        if not again <= TOLERANCE:
+            return (
+                f"{type(self.model).__name__} does not give the same outputs twice: called again with the same weights "
+                f"and inputs, they change by {again:.2g} of their largest. Pass a module that keeps nothing between "
+                "calls and draws no random numbers in evaluation mode."
+            )
         rng = np.random.default_rng(seed)
         for i, group in enumerate(found.groups):
             element = Permutation.of([group], found.sizes, lambda g, *_: rng.permutation(g.size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from string import ascii_letters
 from typing import Any
 
 import numpy as np
@@ -46,15 +47,14 @@ def _linear(s: Speaker, a: Arguments, out: Any) -> Labelled:
 @rule("einsum")
 def _einsum(s: Speaker, a: Arguments, out: Any) -> Labelled:
     """A product over all letters, summed over those that the output lacks."""
-    equation = a["equation"].replace(" ", "")
-    left, _, right = equation.partition("->")
-    terms = left.split(",")
-    if "->" not in equation or "." in equation or any(len(set(term)) < len(term) for term in terms):
+    terms, right = _letters(a["equation"].replace(" ", ""), [len(t.shape) for t in a["tensors"]])
+    if any(len(set(term)) < len(term) for term in terms):
         return unknown(s, a, out)
-    letters = [*right, *sorted(set(left) - set(right) - {","})]
-    sizes = {
-        letter: n for term, t in zip(terms, a["tensors"], strict=True) for letter, n in zip(term, t.shape, strict=True)
-    }
+    letters = [*right, *sorted(set("".join(terms)) - set(right))]
+    sizes: dict[str, int] = {}
+    for term, t in zip(terms, a["tensors"], strict=True):
+        for letter, n in zip(term, t.shape, strict=True):
+            sizes[letter] = max(n, sizes.get(letter, 1))
     operands = []
     for term, t in zip(terms, a["tensors"], strict=True):
         t = permuted(t, [term.index(letter) for letter in letters if letter in term])
@@ -66,9 +66,23 @@ def _einsum(s: Speaker, a: Arguments, out: Any) -> Labelled:
     return squeezed(s.reduced(whole, summed), summed)
 
 
+def _letters(equation: str, dims: list[int]) -> tuple[list[str], str]:
+    """The letters of each operand and of the output: those of dots and of an output that is not given, too."""
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    spare = [letter for letter in ascii_letters if letter not in equation]
+    dotted = [n - len(term.replace("...", "")) if "..." in term else 0 for term, n in zip(terms, dims, strict=True)]
+    dots = "".join(spare[: max(dotted)])
+    terms = [term.replace("...", dots[len(dots) - n :]) for term, n in zip(terms, dotted, strict=True)]
+    once = "".join(sorted(letter for letter in set(left) - {",", "."} if left.count(letter) == 1))
+    return terms, right.replace("...", dots) if arrow else dots + once
+
+
 @rule("scaled_dot_product_attention")
 def _attention(s: Speaker, a: Arguments, out: Any) -> Labelled:
     q, k, v, mask = a["query"], a["key"], a["value"], a["attn_mask"]
+    if a["dropout_p"]:
+        return unknown(s, a, out)
     if a["enable_gqa"]:
         each = np.repeat(np.arange(k.shape[-3]), q.shape[-3] // k.shape[-3])
         k, v = s.taken(k, -3, each), s.taken(v, -3, each)

@@ -12,10 +12,13 @@ from ..labels import Group, Labelled, labelled, reshaped, shifted, unsqueezed
 
 
 class Speaker:
-    """One operation of a trace, saying what it knows of groups and tensors. `reason`: its name in reports."""
+    """One operation of a trace, saying what it knows of groups and tensors.
+
+    reason: its name in reports. froze: whether it gave up on something that could have moved.
+    """
 
     def __init__(self, relations: Relations, name: str, reason: str):
-        self.relations, self.name, self.reason = relations, name, reason
+        self.relations, self.name, self.reason, self.froze = relations, name, reason, False
 
     def pin(self, group: Group | None, dims: Iterable[int] | None = None) -> None:
         """The places along some dims of a group (default: all) are told apart."""
@@ -41,6 +44,7 @@ class Speaker:
     def freeze(self, tensors: Iterable[Labelled]) -> None:
         for t in tensors:
             for group in t.groups:
+                self.froze = True
                 self.pin(group)
 
     def marginal(self, group: Group, keep: Iterable[int]) -> Group | None:
