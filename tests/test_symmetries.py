@@ -1,6 +1,7 @@
 """Permutation symmetries: found in networks of many kinds, and certified."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -188,7 +189,16 @@ def test_a_wrong_rule_is_an_error_that_names_the_group(monkeypatch):
         find_symmetries(model, inputs)
 
 
+@dataclass
+class Pair:
+    good: torch.Tensor
+    bad: torch.Tensor
+
+
+torch.export.register_dataclass(Pair)
+
 OUTPUTS = {
+    "dataclass": lambda good, bad: (good, Pair(good, bad)),
     "large": lambda good, bad: (1e12 * good, bad),
     "complex": lambda good, bad: (good, torch.complex(bad, bad)),
     "complex by name": lambda good, bad: (good, bad.to(torch.complex64)),
