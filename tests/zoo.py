@@ -543,6 +543,25 @@ def joined(pick):
     )
 
 
+def cycles():
+    """Each unit times its follower in a cycle; of two cycles the second runs backwards through its places."""
+    return Apply(
+        lambda m, x: m.b((h := torch.tanh(m.a(x))) * h[:, [1, 2, 0, 5, 3, 4]].sin()),
+        a=nn.Linear(6, 6),
+        b=nn.Linear(6, 3),
+    )
+
+
+def conditional():
+    """Two branches as blocks of the graph."""
+
+    def run(m, x):
+        h = torch.tanh(m.a(x))
+        return m.b(h) * torch.cond(x.sum() > 0, lambda t: t.sin(), lambda t: t.cos(), (m.c(x),))
+
+    return Apply(run, a=nn.Linear(6, 9), b=nn.Linear(9, 3), c=nn.Linear(6, 3))
+
+
 def circulant():
     """Each row of a matrix holds all units, in another order."""
 
@@ -699,6 +718,13 @@ ZOO = {
     "joined": (joined(lambda h: h), vectors, 0.96),
     "joined, rolled": (joined(lambda h: h.roll(1, 1)), vectors, 0.8),
     "joined, picked": (joined(lambda h: h[:, [6, 5, 4, 3, 2, 1, 0, 9, 8, 7, 10, 11, 12, 13]]), vectors, 0.96),
+    "joined, transposed": (
+        joined(lambda h: h.view(-1, 7, 2).transpose(1, 2).flatten(1)),
+        vectors,
+        0.8,
+    ),
+    "cycles": (cycles, vectors, None),
+    "conditional": (conditional, vectors, None),
     "circulant": (circulant, vectors, None),
     "mT, square": (batched(7, lambda w: w.mT), vectors, 0.97),
     "mT": (batched(8, lambda w: w.mT), vectors, 0.97),

@@ -54,13 +54,6 @@ def permuted(t: Labelled, order: Sequence[int]) -> Labelled:
     return Labelled(tuple(t.shape[old] for old in order), tuple(groups))
 
 
-def transposed(t: Labelled, i: int, j: int) -> Labelled:
-    order = list(range(len(t.shape)))
-    if order:
-        order[i], order[j] = order[j], order[i]
-    return permuted(t, order)
-
-
 def shifted(t: Labelled, dims: int) -> Labelled:
     """With rigid dims of length 1 in front, so that there are `dims` in all."""
     more = dims - len(t.shape)

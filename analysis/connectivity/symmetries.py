@@ -8,7 +8,7 @@ ATen operations; see `rules` for what each operation says and `atoms` for how th
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -35,6 +35,7 @@ DECISIVE = 30  # times the rounding of single precision: what has no effect in f
 COARSE = 1e3  # times the rounding of single precision, where an output is smaller: in float64 it is all rounding
 SAMPLES = 16
 TRIALS = 3
+SMALL = 4.0  # log10 of the size of a group
 
 
 @dataclass(frozen=True)
@@ -278,12 +279,19 @@ class _Certifier:
     def change(self, found: Symmetries) -> float:
         """The largest change of the outputs over random elements; raises SymmetryError for one that is none."""
         worst = 0.0
-        for seed in range(self.seed, self.seed + TRIALS):
-            change = self.double.change(found.random(seed))
+        for element in self._elements(found):
+            change = self.double.change(element)
             if not change <= TOLERANCE:
-                raise SymmetryError(self._culprit(found, seed, change))
+                raise SymmetryError(self._culprit(found, change))
             worst = max(change, worst)
         return worst
+
+    def _elements(self, found: Symmetries) -> Iterator[Permutation]:
+        """Random elements; of a small group, in which these may all be none, what generates it: a cycle and a swap."""
+        yield from (found.random(seed) for seed in range(self.seed, self.seed + TRIALS))
+        for group in found.groups:
+            if group.log10_size < SMALL:
+                yield from _generators(group, found.sizes)
 
     def control(self, group: Group, sizes: Mapping[Place, int]) -> float | None:
         """How much an element of one group changes when a (name, axis) is left out; None if nothing whichever it is."""
@@ -297,7 +305,7 @@ class _Certifier:
             self.controls[key] = next((change for change in changes if not change <= VISIBLE), None)
         return self.controls[key]
 
-    def _culprit(self, found: Symmetries, seed: int, change: float) -> str:
+    def _culprit(self, found: Symmetries, change: float) -> str:
         again = self.double.change(found.identity())
         if not again <= TOLERANCE:
             return (
@@ -305,10 +313,8 @@ class _Certifier:
                 f"and inputs, they change by {again:.2g} of their largest. Pass a module that keeps nothing between "
                 "calls and draws no random numbers in evaluation mode."
             )
-        rng = np.random.default_rng(seed)
         for i, group in enumerate(found.groups):
-            element = Permutation.of([group], found.sizes, lambda g, *_: rng.permutation(g.size))
-            alone = self.double.change(element)
+            alone = max(self.double.change(element) for element in _generators(group, found.sizes))
             if not alone <= TOLERANCE:
                 places = ", ".join(f"{name}[{axis}]" for name, axis in list(group.all_places())[:4])
                 return (
@@ -317,6 +323,13 @@ class _Certifier:
                     "model."
                 )
         return f"A symmetry changes the outputs by {change:.2g} of their largest, though no group does so alone."
+
+
+def _generators(group: Group, sizes: Mapping[Place, int]) -> list[Permutation]:
+    """A cycle and a swap of its units, and of those within."""
+    cycle = Permutation.of([group], sizes, lambda g, *_: np.roll(np.arange(g.size), 1))
+    swap = Permutation.of([group], sizes, lambda g, *_: np.array([1, 0, *range(2, g.size)]))
+    return [cycle, swap]
 
 
 def _perturb(model: nn.Module, seed: int) -> nn.Module:

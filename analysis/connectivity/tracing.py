@@ -53,7 +53,12 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> T
         if not found.unknown:
             return found
     decomposed = _attempt(lambda: exported.run_decompositions({}))  # takes longer than export itself
-    return _frozen(model, decomposed) if isinstance(decomposed, str) else _walked(decomposed, model)
+    if isinstance(decomposed, str):
+        return _frozen(model, decomposed)
+    blocks = [str(node.target) for node in decomposed.graph.nodes if node.op == "get_attr"]
+    if blocks:
+        return _frozen(model, f"what is within blocks of the graph is not followed: {', '.join(blocks)}")
+    return _walked(decomposed, model)
 
 
 def _attempt(step: Callable[[], ExportedProgram]) -> ExportedProgram | str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..labels import Labelled, labelled, permuted, squeezed, transposed, unsqueezed
+from ..labels import Labelled, labelled, squeezed, unsqueezed
 from .registry import Arguments, present, rule, shape_of, unknown
 from .speaker import Speaker
 
@@ -40,7 +40,7 @@ def _addmm(s: Speaker, a: Arguments, out: Any) -> Labelled:
 
 @rule("linear")
 def _linear(s: Speaker, a: Arguments, out: Any) -> Labelled:
-    result = _product(s, a["input"], transposed(a["weight"], 0, 1), shape_of(out))
+    result = _product(s, a["input"], s.transposed(a["weight"], 0, 1), shape_of(out))
     return s.aligned([result, *present(a["bias"])], shape_of(out))
 
 
@@ -57,7 +57,7 @@ def _einsum(s: Speaker, a: Arguments, out: Any) -> Labelled:
             sizes[letter] = max(n, sizes.get(letter, 1))
     operands = []
     for term, t in zip(terms, a["tensors"], strict=True):
-        t = permuted(t, [term.index(letter) for letter in letters if letter in term])
+        t = s.permuted(t, [term.index(letter) for letter in letters if letter in term])
         for place, letter in enumerate(letters):
             t = t if letter in term else unsqueezed(t, place)
         operands.append(t)
@@ -86,7 +86,7 @@ def _attention(s: Speaker, a: Arguments, out: Any) -> Labelled:
     if a["enable_gqa"]:
         each = np.repeat(np.arange(k.shape[-3]), q.shape[-3] // k.shape[-3])
         k, v = s.taken(k, -3, each), s.taken(v, -3, each)
-    scores = s.product(q, transposed(k, -1, -2), (*shape_of(out)[:-1], k.shape[-2]))
+    scores = s.product(q, s.transposed(k, -1, -2), (*shape_of(out)[:-1], k.shape[-2]))
     scores = s.aligned([scores, *present(mask)], scores.shape)
     if a["is_causal"]:
         s.pin_along(scores, (-1, -2))
@@ -105,7 +105,7 @@ def _convolution(s: Speaker, a: Arguments, out: Any) -> Labelled:
     x, w = (squeezed(s.reduced(t, places, ordered=True), places) for t in (x, w))
     shape = x.shape[0], shape_of(out)[0 if unbatched else 1]
     if groups == 1:
-        result = s.product(x, w if is_transposed else transposed(w, 0, 1), shape)
+        result = s.product(x, w if is_transposed else s.transposed(w, 0, 1), shape)
     elif is_transposed or any(t is not None and len(t[0]) > 1 for t in (x.at(1), w.at(0), w.at(1))):
         s.freeze([x, w])
         result = Labelled(shape)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..labels import Group, Labelled, labelled, permuted, shifted, squeezed, transposed, unsqueezed
+from ..labels import Group, Labelled, labelled, shifted, squeezed, unsqueezed
 from .registry import Arguments, dims_of, rule, shape_of, unknown
 from .speaker import Speaker
 
@@ -18,23 +18,23 @@ def _view(s: Speaker, a: Arguments, out: Any) -> Labelled:
 
 @rule("permute", "permute_copy")
 def _permute(s: Speaker, a: Arguments, out: Any) -> Labelled:
-    return permuted(a["self"], [d % len(a["self"].shape) for d in a["dims"]])
+    return s.permuted(a["self"], [d % len(a["self"].shape) for d in a["dims"]])
 
 
 @rule("transpose", "swapaxes", "swapdims")
 def _transpose(s: Speaker, a: Arguments, out: Any) -> Labelled:
     first, second = (a[f"dim{i}"] if f"dim{i}" in a else a[f"axis{i}"] for i in (0, 1))
-    return transposed(a["self"], first, second)
+    return s.transposed(a["self"], first, second)
 
 
 @rule("t", "numpy_T")
 def _reversed(s: Speaker, a: Arguments, out: Any) -> Labelled:
-    return permuted(a["self"], range(len(a["self"].shape))[::-1])
+    return s.permuted(a["self"], range(len(a["self"].shape))[::-1])
 
 
 @rule("mT")
 def _matrix_transposed(s: Speaker, a: Arguments, out: Any) -> Labelled:
-    return transposed(a["self"], -1, -2)
+    return s.transposed(a["self"], -1, -2)
 
 
 @rule("movedim")
@@ -43,7 +43,7 @@ def _movedim(s: Speaker, a: Arguments, out: Any) -> Labelled:
     source, destination = ([d % n for d in ([v] if isinstance(v, int) else v)] for v in (a["source"], a["destination"]))
     rest = iter(d for d in range(n) if d not in source)
     back = dict(zip(destination, source, strict=True))
-    return permuted(a["self"], [back[d] if d in back else next(rest) for d in range(n)])
+    return s.permuted(a["self"], [back[d] if d in back else next(rest) for d in range(n)])
 
 
 @rule("unsqueeze")

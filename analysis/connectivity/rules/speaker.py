@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..atoms import Relations
-from ..labels import Group, Labelled, labelled, reshaped, shifted, unsqueezed
+from ..labels import Group, Labelled, labelled, permuted, reshaped, shifted, unsqueezed
 
 
 class Speaker:
@@ -65,6 +65,20 @@ class Speaker:
             self.pin(group)
         blocks = self.relations.blocks(rows).reshape(shape)
         return tuple(dims[axis] for axis in axes), blocks
+
+    def permuted(self, t: Labelled, order: Sequence[int]) -> Labelled:
+        """As Tensor.permute. Units differ in the order in which their entries come then."""
+        for dims, atoms in t.groups:
+            axes = [dims.index(dim) for dim in order if dim in dims]
+            if axes != sorted(axes):
+                self._told_by_entries(atoms.ravel(), np.arange(atoms.size).reshape(atoms.shape).transpose(axes).ravel())
+        return permuted(t, order)
+
+    def transposed(self, t: Labelled, i: int, j: int) -> Labelled:
+        order = list(range(len(t.shape)))
+        if order:
+            order[i], order[j] = order[j], order[i]
+        return self.permuted(t, order)
 
     def taken(self, t: Labelled, dim: int, index: np.ndarray) -> Labelled:
         """As index_select: the entries `index` [n] along a dim. Units differ in which entries of each are taken."""
