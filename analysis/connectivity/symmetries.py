@@ -121,8 +121,8 @@ def find_symmetries(
 
     An operation that is not understood, and a module that cannot be traced, freezes what it touches and is named in
     the result: fewer symmetries than there are, never one that is none. Parameters and running statistics move; other
-    buffers are taken as constants. Raises SymmetryError if the certificate fails, naming the group, and where nothing can
-    be certified: outputs that are not finite, or not the same when called again.
+    buffers are taken as constants. Raises SymmetryError if the certificate fails, naming the group, and
+    where nothing can be certified: outputs that are not finite, or not the same when called again.
     """
     if isinstance(model, Problem):
         args, kwargs = _inputs(model)
