@@ -1,5 +1,7 @@
 """Networks of many kinds, small, each with inputs: what the symmetry discovery must understand or freeze."""
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -491,6 +493,149 @@ def experts():
     return Apply(run, gate=nn.Linear(6, 4), head=nn.Linear(7, 3), **parts)
 
 
+def picking(pick):
+    """One unit of a layer is used for itself, by an operation that picks it: the others are free."""
+
+    def run(m, x):
+        h = torch.tanh(m.a(x))
+        return m.b(h) * (1 + pick(h))
+
+    return lambda: Apply(run, a=nn.Linear(6, 9), b=nn.Linear(9, 3))
+
+
+def gate_channel():
+    """One channel of a convolution is a gate of all."""
+
+    def run(m, x):
+        h = m.a(x)
+        return m.b(F.relu(h)) * h[:, :1].sigmoid()
+
+    return Apply(run, a=conv(3, 8), b=conv(8, 3))
+
+
+def routed():
+    """A mixture of experts in a loop, each weighted by a unit of the router."""
+
+    def run(m, x):
+        gate = m.gate(x).softmax(-1)
+        return sum(gate[:, i : i + 1] * expert(x) for i, expert in enumerate(m.experts))
+
+    experts = nn.ModuleList(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(4))
+    return Apply(run, gate=nn.Linear(6, 4), experts=experts)
+
+
+def gated_far_away():
+    """A unit that counts for itself only where an input is large, which no sample is."""
+
+    def run(m, x):
+        h = m.a(x)
+        return m.b(F.relu(h)) * (1 + h[:, :1] * (x[:, :1] > 5))
+
+    return Apply(run, a=nn.Linear(6, 9), b=nn.Linear(9, 3))
+
+
+def joined(pick):
+    """A layer of which each unit has two places, which an operation brings into another order."""
+    return lambda: Apply(
+        lambda m, x: m.b(pick(torch.cat([torch.tanh(m.a(x)), torch.sin(m.a(x))], 1))),
+        a=nn.Linear(6, 7),
+        b=nn.Linear(14, 3),
+    )
+
+
+def cycles():
+    """Each unit times its follower in a cycle; of two cycles the second runs backwards through its places."""
+    return Apply(
+        lambda m, x: m.b((h := torch.tanh(m.a(x))) * h[:, [1, 2, 0, 5, 3, 4]].sin()),
+        a=nn.Linear(6, 6),
+        b=nn.Linear(6, 3),
+    )
+
+
+def conditional():
+    """Two branches as blocks of the graph."""
+
+    def run(m, x):
+        h = torch.tanh(m.a(x))
+        return m.b(h) * torch.cond(x.sum() > 0, lambda t: t.sin(), lambda t: t.cos(), (m.c(x),))
+
+    return Apply(run, a=nn.Linear(6, 9), b=nn.Linear(9, 3), c=nn.Linear(6, 3))
+
+
+def circulant():
+    """Each row of a matrix holds all units, in another order."""
+
+    def run(m, x):
+        h = torch.tanh(m.a(x))
+        return m.b((h[:, (torch.arange(5)[:, None] + torch.arange(5)) % 5] * m.w).sum(2))
+
+    return Apply(run, a=nn.Linear(6, 5), w=torch.randn(5, 5), b=nn.Linear(5, 3))
+
+
+def batched(outputs, turned):
+    """A weight with a batch dim of length 1, transposed."""
+
+    def run(m, x):
+        y = turned(m.w) @ torch.tanh(m.a(x))[..., None]
+        return m.b(torch.tanh(y[..., 0]))
+
+    return lambda: Apply(run, a=nn.Linear(6, 7), w=torch.randn(1, 7, outputs), b=nn.Linear(outputs, 3))
+
+
+def chosen_by_data(choose):
+    """A part of a network gives a result whose size depends on the values; the other part is an MLP."""
+
+    def run(m, x):
+        return m.b(F.relu(m.a(x))) * (1 + choose(torch.tanh(m.c(x))))
+
+    return lambda: Apply(run, a=nn.Linear(6, 9), b=nn.Linear(9, 3), c=nn.Linear(6, 5))
+
+
+def beside_mlp(part, run, outputs):
+    """A part that is not understood, and an MLP that is."""
+    return lambda: Apply(
+        lambda m, x: m.b(F.relu(m.a(x))) + m.d(run(m, m.c(x)).tanh()),
+        part=part(),
+        a=nn.Linear(6, 9),
+        b=nn.Linear(9, 3),
+        c=nn.Linear(6, 4),
+        d=nn.Linear(outputs, 3),
+    )
+
+
+def packed(m, x):
+    rows = nn.utils.rnn.pack_padded_sequence(x[:, None].expand(-1, 2, -1), [2] * len(x), batch_first=True)
+    return m.part(rows, x.new_zeros(1, len(x), 5))[1][0]
+
+
+def masked_weights():
+    """Old-style parametrisations, whose modules hold computed tensors."""
+    from torch.nn.utils import prune, weight_norm
+
+    model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        weight_norm(model[2])
+    prune.random_unstructured(model[0], "weight", 0.2)
+    model(torch.randn(3, 6))
+    return model
+
+
+def maxout():
+    """The values of an extremum are used, and not where it is."""
+    return Apply(lambda m, x: m.b(m.a(x).view(-1, 4, 3).max(2).values), a=nn.Linear(6, 12), b=nn.Linear(4, 3))
+
+
+def rows_and_columns():
+    """Units in a square, summed along rows and along columns, which differ in what comes after."""
+
+    def run(m, x):
+        h = m.a(x).view(-1, 3, 3)
+        return m.b(torch.tanh(h.sum(2)).sum(1, keepdim=True) * torch.sin(h.sum(1)).sum(1, keepdim=True))
+
+    return Apply(run, a=nn.Linear(6, 9), b=nn.Linear(1, 3))
+
+
 def vectors(n=3, width=6):
     return (torch.randn(n, width),)
 
@@ -557,6 +702,72 @@ ZOO = {
     "temporal": (temporal, lambda: (torch.randn(2, 4, 12),), 0.98),
     "low rank": (low_rank, vectors, 0.95),
     "experts": (experts, vectors, 0.95),
+    "picked by slice": (picking(lambda h: h[:, :1]), vectors, 0.83),
+    "picked by select": (picking(lambda h: h[:, 0].unsqueeze(1)), vectors, 0.83),
+    "picked by unbind": (picking(lambda h: h.unbind(1)[3][:, None]), vectors, 0.83),
+    "picked by index_select": (picking(lambda h: h.index_select(1, torch.tensor([2]))), vectors, 0.83),
+    "picked by a list": (picking(lambda h: h[:, [2]]), vectors, 0.83),
+    "picked by narrow": (picking(lambda h: h.narrow(1, 4, 1)), vectors, 0.83),
+    "picked by split": (picking(lambda h: h.split([1, 8], 1)[0]), vectors, 0.83),
+    "picked by gather": (picking(lambda h: h.gather(1, torch.full((3, 1), 2))), vectors, None),
+    "picked by step": (picking(lambda h: h[:, ::5].sum(1, keepdim=True)), vectors, 0.83),
+    "picked three times": (picking(lambda h: h[:, [2, 2, 2]]), vectors, 0.83),
+    "gate channel": (gate_channel, lambda: (image(),), 0.8),
+    "routed": (routed, vectors, 0.8),
+    "gated far away": (gated_far_away, vectors, 0.83),
+    "joined": (joined(lambda h: h), vectors, 0.96),
+    "joined, rolled": (joined(lambda h: h.roll(1, 1)), vectors, 0.8),
+    "joined, picked": (joined(lambda h: h[:, [6, 5, 4, 3, 2, 1, 0, 9, 8, 7, 10, 11, 12, 13]]), vectors, 0.96),
+    "joined, transposed": (
+        joined(lambda h: h.view(-1, 7, 2).transpose(1, 2).flatten(1)),
+        vectors,
+        0.8,
+    ),
+    "cycles": (cycles, vectors, None),
+    "conditional": (conditional, vectors, None),
+    "circulant": (circulant, vectors, None),
+    "mT, square": (batched(7, lambda w: w.mT), vectors, 0.97),
+    "mT": (batched(8, lambda w: w.mT), vectors, 0.97),
+    "mH": (batched(8, lambda w: w.mH), vectors, 0.97),
+    "adjoint": (batched(8, lambda w: w.adjoint()), vectors, 0.97),
+    "T of three dims": (batched(8, lambda w: w.permute(1, 2, 0).T), vectors, 0.97),
+    "chosen by mask": (chosen_by_data(lambda h: h[h > 0].sum()), vectors, 0.6),
+    "chosen by nonzero": (chosen_by_data(lambda h: torch.nonzero(h > 0).sum()), vectors, 0.6),
+    "size of nonzero": (chosen_by_data(lambda h: torch.nonzero(h > 0).shape[0]), vectors, 0.6),
+    "unique": (chosen_by_data(lambda h: torch.unique(h.detach()).sum()), vectors, 0.6),
+    "lstm with projection": (
+        beside_mlp(lambda: nn.LSTM(4, 6, proj_size=5, batch_first=True), lambda m, x: m.part(x[:, None])[0][:, 0], 5),
+        vectors,
+        0.2,
+    ),
+    "packed": (beside_mlp(lambda: nn.GRU(4, 5, batch_first=True), packed, 5), vectors, None),
+    "transposed, grouped": (
+        beside_mlp(
+            lambda: nn.ConvTranspose1d(4, 6, 3, groups=2),
+            lambda m, x: m.part(x[..., None].expand(-1, -1, 3))[..., 0],
+            6,
+        ),
+        vectors,
+        0.4,
+    ),
+    "einsum, implicit": (
+        beside_mlp(lambda: nn.Linear(4, 5), lambda m, x: torch.einsum("bi,ji", x, m.part.weight), 5),
+        vectors,
+        0.9,
+    ),
+    "einsum, dots": (
+        beside_mlp(lambda: nn.Linear(4, 5), lambda m, x: torch.einsum("...i,ji->...j", x, m.part.weight), 5),
+        vectors,
+        0.9,
+    ),
+    "einsum, diagonal": (
+        beside_mlp(lambda: nn.Linear(4, 4), lambda m, x: torch.einsum("bi,ii->bi", x, m.part.weight), 4),
+        vectors,
+        0.4,
+    ),
+    "maxout": (maxout, vectors, 0.96),
+    "masked weights": (masked_weights, vectors, None),
+    "rows and columns": (rows_and_columns, vectors, 0.9),
     "linear": (lambda: nn.Linear(6, 3), vectors, None),
 }
 

@@ -126,6 +126,7 @@ class Relations:
         """The first colour of each node: how often it stands where, and how it is marked."""
         said = [(atoms, np.zeros(len(atoms), dtype=np.int64)) for atoms in slots.values()]
         said += [(mark.atoms, mark.colours) for mark in self.marks]
+        said += self._ranks(of, slots)
         nodes = np.concatenate([of[atoms] for atoms, _ in said])
         speakers = np.repeat(np.arange(len(said)), [len(atoms) for atoms, _ in said])
         rows = np.stack([nodes, speakers, np.concatenate([colours for _, colours in said])], 1)
@@ -135,6 +136,19 @@ class Relations:
         cuts = np.searchsorted(rows[first, 0], np.arange(of.max() + 2))
         table = np.concatenate([rows[first, 1:], counts[:, None]], 1)
         return _numbered([table[low:high].tobytes() for low, high in pairwise(cuts)])
+
+    def _ranks(self, of: np.ndarray, slots: dict[tuple[str, int], np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of nodes with several atoms of one slot, which of their atoms are aligned: when nodes are exchanged, the
+        first atom takes the place of the first, and so on."""
+        several = np.zeros(of.max(initial=0) + 1, dtype=bool)
+        for atoms in slots.values():
+            several |= np.bincount(of[atoms], minlength=len(several)) > 1
+        order = np.argsort(of, kind="stable")
+        first = np.searchsorted(of[order], np.arange(len(several)))
+        rank = np.empty(len(of), dtype=np.int64)
+        rank[order] = np.arange(len(of)) - first[of[order]]
+        pairs = [pair[:, several[of[pair[0]]]] for pair in self._aligned]
+        return [(a, rank[a] * len(of) + rank[b]) for a, b in pairs if len(a)]
 
 
 def _numbered(keys: list) -> np.ndarray:

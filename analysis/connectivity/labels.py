@@ -54,26 +54,11 @@ def permuted(t: Labelled, order: Sequence[int]) -> Labelled:
     return Labelled(tuple(t.shape[old] for old in order), tuple(groups))
 
 
-def transposed(t: Labelled, i: int, j: int) -> Labelled:
-    order = list(range(len(t.shape)))
-    if order:
-        order[i], order[j] = order[j], order[i]
-    return permuted(t, order)
-
-
 def shifted(t: Labelled, dims: int) -> Labelled:
     """With rigid dims of length 1 in front, so that there are `dims` in all."""
     more = dims - len(t.shape)
     groups = tuple((tuple(d + more for d in g), atoms) for g, atoms in t.groups)
     return Labelled((1,) * more + t.shape, groups, t.value)
-
-
-def taken(t: Labelled, dim: int, index: np.ndarray) -> Labelled:
-    """As index_select: the entries `index` [n] along a dim."""
-    dim %= len(t.shape)
-    shape = (*t.shape[:dim], len(index), *t.shape[dim + 1 :])
-    groups = [(g, atoms.take(index, g.index(dim)) if dim in g else atoms) for g, atoms in t.groups]
-    return labelled(shape, groups)
 
 
 def squeezed(t: Labelled, dims: Iterable[int]) -> Labelled:

@@ -8,7 +8,7 @@ ATen operations; see `rules` for what each operation says and `atoms` for how th
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -32,15 +32,17 @@ from .tracing import STATISTICS, Trace, trace
 TOLERANCE = 1e-10  # largest relative change of outputs in float64 that counts as none
 VISIBLE = 1e-8  # smallest that counts as one
 DECISIVE = 30  # times the rounding of single precision: what has no effect in float64 shows as at most 3
+COARSE = 1e3  # times the rounding of single precision, where an output is smaller: in float64 it is all rounding
 SAMPLES = 16
 TRIALS = 3
+SMALL = 4.0  # log10 of the size of a group
 
 
 @dataclass(frozen=True)
 class Certificate:
     """What was checked, in float64 and with all weights perturbed.
 
-    change: largest relative change of the outputs over random elements of the group (at most 1e-10).
+    change: largest change of an output, relative to its own size, over random elements of the group (at most 1e-10).
     control: smallest change when a (name, axis) is left out of the element of one group; to some 10 %, as changes
         that are far above the rounding of float32 are measured in it.
     """
@@ -119,12 +121,13 @@ def find_symmetries(
 
     An operation that is not understood, and a module that cannot be traced, freezes what it touches and is named in
     the result: fewer symmetries than there are, never one that is none. Parameters and running statistics move; other
-    buffers are taken as constants. Raises SymmetryError if the certificate fails, naming the group.
+    buffers are taken as constants. Raises SymmetryError if the certificate fails, naming the group, and
+    where nothing can be certified: outputs that are not finite, or not the same when called again.
     """
     if isinstance(model, Problem):
         args, kwargs = _inputs(model)
         model = model.model
-    model = copy.deepcopy(model).eval()
+    model = _copied(model).eval()
     inputs = map_tensors((tuple(args), dict(kwargs or {})), lambda t: t.detach().clone())
     found = trace(model, *inputs)
     certifier = _Certifier(model, inputs, seed)
@@ -145,6 +148,12 @@ def find_symmetries(
             )
             for place, indices in places.items():
                 found.relations.mark(found.slots[place][indices], indices, reason)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy, also of modules that hold computed tensors, as the old weight_norm does; deepcopy refuses these."""
+    held = tensors_of([list(vars(module).values()) for module in model.modules()])
+    return copy.deepcopy(model, {id(t): t.detach().clone() for t in held if not t.is_leaf})
 
 
 def _inputs(problem: Problem) -> tuple[tuple, dict]:
@@ -168,7 +177,7 @@ def _solved(found: Trace) -> tuple[list[Group], dict[Place, tuple[int, str]]]:
         atoms = np.flatnonzero(np.isin(nodes.of, sorted(crossing)))
         relations.mark(atoms, nodes.of[atoms], "blocks that cross")
     reason = np.full(nodes.of.max(initial=0) + 1, -1)
-    said = [mark for mark in relations.marks if mark.reason and (mark.colours != mark.colours[:1]).any()]
+    said = [mark for mark in relations.marks if mark.reason and (len(mark.atoms) == 1 or np.ptp(mark.colours))]
     for i, mark in reversed(list(enumerate(said))):
         reason[nodes.of[mark.atoms]] = i
     free: dict[Place, list[np.ndarray]] = {}
@@ -200,14 +209,18 @@ def _share(groups: Sequence[Group], structure: Structure) -> float:
     return 1 - still / max(structure.numel, 1)
 
 
+DOUBLE = {
+    **dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64),
+    **dict.fromkeys((torch.complex32, torch.complex64), torch.complex128),
+}
+
+
 class _InDouble(TorchDispatchMode):
-    """Float32 that a forward asks for by name is float64."""
+    """A lower precision that a forward asks for by name is double precision."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if kwargs.get("dtype") == torch.float32:
-            kwargs["dtype"] = torch.float64
-        args = tuple(torch.float64 if a is torch.float32 else a for a in args)
+        args = [DOUBLE.get(a, a) if isinstance(a, torch.dtype) else a for a in args]
+        kwargs = {k: DOUBLE.get(a, a) if isinstance(a, torch.dtype) else a for k, a in (kwargs or {}).items()}
         return func(*args, **kwargs)
 
 
@@ -225,8 +238,21 @@ class _Certifier:
     @cached_property
     def double(self) -> _Run:
         """In float64."""
-        model = copy.deepcopy(self.perturbed).double()
-        return _Run(model, map_tensors(self.inputs, lambda t: t.double() if t.is_floating_point() else t), _InDouble)
+        model = _copied(self.perturbed).double()
+        run = _Run(model, map_tensors(self.inputs, lambda t: t.to(DOUBLE.get(t.dtype, t.dtype))), _InDouble)
+        for i, output in enumerate(run.before):
+            if not output.isfinite().all():
+                raise SymmetryError(
+                    f"Output {i + 1} of {len(run.before)}, {list(output.shape)}, holds values that are not finite, "
+                    "behind which a change would not show. Pass inputs on which all outputs are finite, or a module "
+                    "that gives only those that are (their weights are perturbed by some 30 %)."
+                )
+        if not any(run.sizes):
+            raise SymmetryError(
+                "The outputs hold no number other than 0, so that nothing can be certified. Pass inputs on which the "
+                "module gives others."
+            )
+        return run
 
     @cached_property
     def single(self) -> tuple[_Run, float] | None:
@@ -235,6 +261,7 @@ class _Certifier:
         if any(t.dtype != torch.float32 for t in tensors if t.is_floating_point()):
             return None
         run = _Run(self.perturbed, self.inputs)
+        self.double.all_rounding(run.before)
         rounding = self.double.difference(run.before)
         if not rounding <= 1e-2:  # it overflows, or nearly
             return None
@@ -252,12 +279,19 @@ class _Certifier:
     def change(self, found: Symmetries) -> float:
         """The largest change of the outputs over random elements; raises SymmetryError for one that is none."""
         worst = 0.0
-        for seed in range(self.seed, self.seed + TRIALS):
-            change = self.double.change(found.random(seed))
+        for element in self._elements(found):
+            change = self.double.change(element)
             if not change <= TOLERANCE:
-                raise SymmetryError(self._culprit(found, seed, change))
+                raise SymmetryError(self._culprit(found, change))
             worst = max(change, worst)
         return worst
+
+    def _elements(self, found: Symmetries) -> Iterator[Permutation]:
+        """Random elements; of a small group, in which these may all be none, what generates it: a cycle and a swap."""
+        yield from (found.random(seed) for seed in range(self.seed, self.seed + TRIALS))
+        for group in found.groups:
+            if group.log10_size < SMALL:
+                yield from _generators(group, found.sizes)
 
     def control(self, group: Group, sizes: Mapping[Place, int]) -> float | None:
         """How much an element of one group changes when a (name, axis) is left out; None if nothing whichever it is."""
@@ -271,11 +305,16 @@ class _Certifier:
             self.controls[key] = next((change for change in changes if not change <= VISIBLE), None)
         return self.controls[key]
 
-    def _culprit(self, found: Symmetries, seed: int, change: float) -> str:
-        rng = np.random.default_rng(seed)
+    def _culprit(self, found: Symmetries, change: float) -> str:
+        again = self.double.change(found.identity())
+        if not again <= TOLERANCE:
+            return (
+                f"{type(self.model).__name__} does not give the same outputs twice: called again with the same weights "
+                f"and inputs, they change by {again:.2g} of their largest. Pass a module that keeps nothing between "
+                "calls and draws no random numbers in evaluation mode."
+            )
         for i, group in enumerate(found.groups):
-            element = Permutation.of([group], found.sizes, lambda g, *_: rng.permutation(g.size))
-            alone = self.double.change(element)
+            alone = max(self.double.change(element) for element in _generators(group, found.sizes))
             if not alone <= TOLERANCE:
                 places = ", ".join(f"{name}[{axis}]" for name, axis in list(group.all_places())[:4])
                 return (
@@ -284,6 +323,13 @@ class _Certifier:
                     "model."
                 )
         return f"A symmetry changes the outputs by {change:.2g} of their largest, though no group does so alone."
+
+
+def _generators(group: Group, sizes: Mapping[Place, int]) -> list[Permutation]:
+    """A cycle and a swap of its units, and of those within."""
+    cycle = Permutation.of([group], sizes, lambda g, *_: np.roll(np.arange(g.size), 1))
+    swap = Permutation.of([group], sizes, lambda g, *_: np.array([1, 0, *range(2, g.size)]))
+    return [cycle, swap]
 
 
 def _perturb(model: nn.Module, seed: int) -> nn.Module:
@@ -300,6 +346,11 @@ def _perturb(model: nn.Module, seed: int) -> nn.Module:
             noise = torch.rand(buffer.shape, generator=generator).to(buffer)
             buffer.mul_(1 + 0.3 * noise).add_(0.1 * noise if "running" in name else 0.0)
     return model
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """The tensors of an output: in all that torch.export looks into, registered dataclasses too."""
+    return [t for t in torch.utils._pytree.tree_leaves(output) if isinstance(t, Tensor)]
 
 
 def _statistics(model: nn.Module) -> dict[str, Tensor]:
@@ -325,26 +376,30 @@ class _Run:
         parameters = dict(model.named_parameters(remove_duplicate=False))
         self.state = {name: parameters[name].detach() for name in Structure.of(model).entries} | _statistics(model)
         self.before = self._outputs(self.state)
+        self.sizes = [float(t.abs().max()) for t in self.before]
 
     def change(self, permutation: Permutation) -> float:
-        """The largest change of an output, relative to the largest output."""
+        """The largest change of an output, relative to the largest entry of that output."""
         moved = {name: self.state[name] for name, _ in permutation.moved}
         return self.difference(self._outputs({**self.state, **permutation.tensors(moved)}))
 
     def difference(self, after: Sequence[Tensor]) -> float:
-        """The largest difference of other outputs, relative to the largest output."""
-        scale = max((float(t.abs().max()) for t in self.before if t.numel()), default=0.0)
-        if not self.before or not np.isfinite(scale) or scale == 0:
-            raise SymmetryError(
-                "The outputs hold no finite number other than 0, so that nothing can be certified. Pass inputs on "
-                "which the module gives finite outputs."
-            )
-        pairs = zip(self.before, after, strict=True)
-        return max(float((a - b).abs().max()) for a, b in pairs if a.numel()) / scale
+        """The largest difference of other outputs, each relative to its largest entry; nan and inf are handed on."""
+        apart = self._apart(after)
+        return float(np.max([d / size if size else d and np.inf for d, size in zip(apart, self.sizes, strict=True)]))
+
+    def all_rounding(self, single: Sequence[Tensor]) -> None:
+        """An output that is far below its rounding in single precision is no more than rounding in this one, too."""
+        apart = np.nan_to_num(self._apart(single), posinf=0)
+        self.sizes = [max(size, COARSE * d) for size, d in zip(self.sizes, apart, strict=True)]
+
+    def _apart(self, after: Sequence[Tensor]) -> list[float]:
+        return [float((a - b).abs().max()) for a, b in zip(self.before, after, strict=True)]
 
     def _outputs(self, state: Mapping[str, Tensor]) -> list[Tensor]:
         args, kwargs = self.inputs
         with torch.no_grad(), untouched_rng(), self.mode():
             torch.manual_seed(0)
             output = torch.func.functional_call(self.model, dict(state), args, kwargs)
-        return [t.double() for t in tensors_of(output) if not t.is_complex()]
+        found = [torch.view_as_real(t) if t.is_complex() else t for t in _tensors(output) if t.numel()]
+        return [t.double() for t in found]

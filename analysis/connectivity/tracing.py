@@ -19,11 +19,12 @@ from ..weights import Structure
 from .atoms import Relations
 from .labels import Labelled
 from .rules.pointwise import elementwise
-from .rules.registry import RULES, Unfollowed, rigid, unknown
+from .rules.registry import RULES, Arguments, Later, Rule, Unfollowed, rigid, several, shape_of, unknown
 from .rules.speaker import Speaker
 
 STATISTICS = re.compile(r"(^|\.)(running_mean|running_var|_u|_v|weight_u|weight_v)$")
 FILLED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+SYMBOLS = torch.SymInt, torch.SymFloat, torch.SymBool  # numbers that the values decide
 
 Slots = dict[tuple[str, int], np.ndarray]
 
@@ -32,8 +33,8 @@ Slots = dict[tuple[str, int], np.ndarray]
 class Trace:
     """What one run of a module says.
 
-    slots: the atoms of each (name, axis) of a parameter or buffer. unknown: how often each operation without a rule was
-    met by something that could have moved. failure: why there is no graph at all, or "".
+    slots: the atoms of each (name, axis) of a parameter or buffer. unknown: how often each operation that is not
+    understood met something that could have moved. failure: why there is no graph at all, or "".
     """
 
     relations: Relations = field(default_factory=Relations)
@@ -52,7 +53,12 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> T
         if not found.unknown:
             return found
     decomposed = _attempt(lambda: exported.run_decompositions({}))  # takes longer than export itself
-    return _frozen(model, decomposed) if isinstance(decomposed, str) else _walked(decomposed, model)
+    if isinstance(decomposed, str):
+        return _frozen(model, decomposed)
+    blocks = [str(node.target) for node in decomposed.graph.nodes if node.op == "get_attr"]
+    if blocks:
+        return _frozen(model, f"what is within blocks of the graph is not followed: {', '.join(blocks)}")
+    return _walked(decomposed, model)
 
 
 def _attempt(step: Callable[[], ExportedProgram]) -> ExportedProgram | str:
@@ -155,24 +161,30 @@ class _Walker:
         out = node.meta.get("val")
         if node.target is operator.getitem:
             return self._item(args[0], args[1], node)
-        if not isinstance(node.target, torch._ops.OpOverload):
-            return self._unknown(node, str(node.target), {str(i): v for i, v in enumerate(args)} | dict(kwargs), out)
-        schema = node.target._schema
-        name = schema.name.split("::")[1]
-        bound = {a.name: a.default_value for a in schema.arguments}
-        bound |= dict(zip((a.name for a in schema.arguments), args, strict=False)) | dict(kwargs)
-        known = self._known(node.target, name, args, kwargs)
-        if known is not None:
-            return known
+        name, bound, rule = str(node.target), {str(i): v for i, v in enumerate(args)} | dict(kwargs), None
+        if isinstance(node.target, torch._ops.OpOverload):
+            schema = node.target._schema
+            name = schema.name.split("::")[1]
+            bound = {a.name: a.default_value for a in schema.arguments}
+            bound |= dict(zip((a.name for a in schema.arguments), args, strict=False)) | dict(kwargs)
+            known = self._known(node.target, name, args, kwargs)
+            if known is not None:
+                return known
+            rule = self._rule(node.target, name, out)
+        if any(0 in t.shape for t in _leaves((args, kwargs, rigid(out))) if isinstance(t, Labelled)):
+            rule = None
         speaker = Speaker(self.found.relations, name, f"{name} ({_where(node)})")
+        result = _said(rule, speaker, bound, out)
+        if speaker.froze:
+            self.found.unknown[name] += 1
+        return self._kept_together(result)
+
+    def _rule(self, target: torch._ops.OpOverload, name: str, out: Any) -> Rule | None:
         rule = RULES.get(name) or RULES.get(name.removesuffix("_"))
-        if rule is None and torch.Tag.pointwise in node.target.tags and isinstance(out, Tensor):
-            rule = elementwise
-        if rule is None:
-            return self._unknown(node, name, bound, out)
-        if any(0 in t.shape for t in _leaves((args, kwargs)) if isinstance(t, Labelled)):
-            return self._unknown(node, name, bound, out)
-        result = rule(speaker, bound, out)
+        alone = torch.Tag.pointwise in target.tags and torch.Tag.nondeterministic_seeded not in target.tags
+        return elementwise if rule is None and alone and isinstance(out, Tensor) else rule
+
+    def _kept_together(self, result: Any) -> Any:
         for t in _leaves(result):
             if isinstance(t, Labelled):
                 for _, atoms in t.groups:
@@ -181,20 +193,20 @@ class _Walker:
 
     def _item(self, source: Any, index: int, node: fx.Node) -> Any:
         item = source[index]
+        if not node.users:
+            return None
+        if isinstance(item, Later):
+            return self._kept_together(item.result())
         if isinstance(item, Unfollowed):
             Speaker(self.found.relations, "getitem", f"a further result ({_where(node)})").freeze(item.operands)
             return rigid(item.out)
         return item
 
-    def _unknown(self, node: fx.Node, name: str, bound: dict[str, Any], out: Any) -> Any:
-        touched = [t for t in _leaves(list(bound.values())) if isinstance(t, Labelled)]
-        if any(t.groups for t in touched):
-            self.found.unknown[name] += 1
-        return unknown(Speaker(self.found.relations, name, f"{name} ({_where(node)})"), {"all": touched}, out)
-
     def _known(self, target: Any, name: str, args: Any, kwargs: Any) -> Any:
         """The result of an operation on known tensors, or on none at all: computed."""
-        if torch.Tag.nondeterministic_seeded in target.tags:
+        if torch.Tag.nondeterministic_seeded in target.tags or any(
+            isinstance(t, (Unfollowed, *SYMBOLS)) for t in _leaves((args, kwargs))
+        ):
             return None
         tensors = [t for t in _leaves((args, kwargs)) if isinstance(t, Labelled)]
         if name in FILLED:
@@ -203,7 +215,7 @@ class _Walker:
             values = [t.value for t in tensors if t.value is not None]
         else:
             return None
-        if any(isinstance(t, Unfollowed) for t in _leaves((args, kwargs))) or name.startswith("empty"):
+        if name.startswith("empty"):
             return None
         numbers = iter(values)
         fill = lambda v: torch.utils._pytree.tree_map(lambda t: next(numbers) if isinstance(t, Labelled) else t, v)  # noqa: E731
@@ -220,6 +232,19 @@ class _Walker:
                 speaker.freeze(t.operands)
             elif isinstance(t, Labelled):
                 speaker.freeze([t])
+
+
+def _said(rule: Rule | None, speaker: Speaker, arguments: Arguments, out: Any) -> Any:
+    """What a rule gives; as of an unknown operation where there is none, or none for such arguments."""
+    if rule is not None:
+        try:
+            result = rule(speaker, arguments, out)
+        except Exception:  # of any kind: the rule was not written for these arguments
+            return unknown(speaker, arguments, out)
+        parts, given = (list(v) if several(v) else [v] for v in (result, out))
+        if all(t.shape == shape_of(of) for t, of in zip(parts, given, strict=True) if isinstance(t, Labelled)):
+            return result
+    return unknown(speaker, arguments, out)
 
 
 def _leaves(values: Any) -> list[Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from string import ascii_letters
 from typing import Any
 
 import numpy as np
 
-from ..labels import Labelled, labelled, permuted, squeezed, taken, transposed, unsqueezed
+from ..labels import Labelled, labelled, squeezed, unsqueezed
 from .registry import Arguments, present, rule, shape_of, unknown
 from .speaker import Speaker
 
@@ -39,25 +40,24 @@ def _addmm(s: Speaker, a: Arguments, out: Any) -> Labelled:
 
 @rule("linear")
 def _linear(s: Speaker, a: Arguments, out: Any) -> Labelled:
-    result = _product(s, a["input"], transposed(a["weight"], 0, 1), shape_of(out))
+    result = _product(s, a["input"], s.transposed(a["weight"], 0, 1), shape_of(out))
     return s.aligned([result, *present(a["bias"])], shape_of(out))
 
 
 @rule("einsum")
 def _einsum(s: Speaker, a: Arguments, out: Any) -> Labelled:
     """A product over all letters, summed over those that the output lacks."""
-    equation = a["equation"].replace(" ", "")
-    left, _, right = equation.partition("->")
-    terms = left.split(",")
-    if "->" not in equation or "." in equation or any(len(set(term)) < len(term) for term in terms):
+    terms, right = _letters(a["equation"].replace(" ", ""), [len(t.shape) for t in a["tensors"]])
+    if any(len(set(term)) < len(term) for term in terms):
         return unknown(s, a, out)
-    letters = [*right, *sorted(set(left) - set(right) - {","})]
-    sizes = {
-        letter: n for term, t in zip(terms, a["tensors"], strict=True) for letter, n in zip(term, t.shape, strict=True)
-    }
+    letters = [*right, *sorted(set("".join(terms)) - set(right))]
+    sizes: dict[str, int] = {}
+    for term, t in zip(terms, a["tensors"], strict=True):
+        for letter, n in zip(term, t.shape, strict=True):
+            sizes[letter] = max(n, sizes.get(letter, 1))
     operands = []
     for term, t in zip(terms, a["tensors"], strict=True):
-        t = permuted(t, [term.index(letter) for letter in letters if letter in term])
+        t = s.permuted(t, [term.index(letter) for letter in letters if letter in term])
         for place, letter in enumerate(letters):
             t = t if letter in term else unsqueezed(t, place)
         operands.append(t)
@@ -66,13 +66,27 @@ def _einsum(s: Speaker, a: Arguments, out: Any) -> Labelled:
     return squeezed(s.reduced(whole, summed), summed)
 
 
+def _letters(equation: str, dims: list[int]) -> tuple[list[str], str]:
+    """The letters of each operand and of the output: those of dots and of an output that is not given, too."""
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    spare = [letter for letter in ascii_letters if letter not in equation]
+    dotted = [n - len(term.replace("...", "")) if "..." in term else 0 for term, n in zip(terms, dims, strict=True)]
+    dots = "".join(spare[: max(dotted)])
+    terms = [term.replace("...", dots[len(dots) - n :]) for term, n in zip(terms, dotted, strict=True)]
+    once = "".join(sorted(letter for letter in set(left) - {",", "."} if left.count(letter) == 1))
+    return terms, right.replace("...", dots) if arrow else dots + once
+
+
 @rule("scaled_dot_product_attention")
 def _attention(s: Speaker, a: Arguments, out: Any) -> Labelled:
     q, k, v, mask = a["query"], a["key"], a["value"], a["attn_mask"]
+    if a["dropout_p"]:
+        return unknown(s, a, out)
     if a["enable_gqa"]:
         each = np.repeat(np.arange(k.shape[-3]), q.shape[-3] // k.shape[-3])
-        k, v = taken(k, -3, each), taken(v, -3, each)
-    scores = s.product(q, transposed(k, -1, -2), (*shape_of(out)[:-1], k.shape[-2]))
+        k, v = s.taken(k, -3, each), s.taken(v, -3, each)
+    scores = s.product(q, s.transposed(k, -1, -2), (*shape_of(out)[:-1], k.shape[-2]))
     scores = s.aligned([scores, *present(mask)], scores.shape)
     if a["is_causal"]:
         s.pin_along(scores, (-1, -2))
@@ -91,7 +105,7 @@ def _convolution(s: Speaker, a: Arguments, out: Any) -> Labelled:
     x, w = (squeezed(s.reduced(t, places, ordered=True), places) for t in (x, w))
     shape = x.shape[0], shape_of(out)[0 if unbatched else 1]
     if groups == 1:
-        result = s.product(x, w if is_transposed else transposed(w, 0, 1), shape)
+        result = s.product(x, w if is_transposed else s.transposed(w, 0, 1), shape)
     elif is_transposed or any(t is not None and len(t[0]) > 1 for t in (x.at(1), w.at(0), w.at(1))):
         s.freeze([x, w])
         result = Labelled(shape)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..labels import Labelled, labelled, squeezed, taken
-from .registry import Arguments, dims_of, rule, shape_of, unknown
+from ..labels import Labelled, labelled, squeezed
+from .registry import Arguments, Later, dims_of, rule, shape_of, unknown
 from .speaker import Speaker
 
 
@@ -16,36 +18,38 @@ from .speaker import Speaker
 def _select(s: Speaker, a: Arguments, out: Any) -> Labelled:
     t = a["self"]
     index = np.array([a["index"] % t.shape[a["dim"]]])
-    return squeezed(taken(t, a["dim"], index), [a["dim"]])
+    return squeezed(s.taken(t, a["dim"], index), [a["dim"]])
 
 
 @rule("slice", "narrow")
 def _slice(s: Speaker, a: Arguments, out: Any) -> Labelled:
     t = a["self"]
     if "length" in a:
-        return taken(t, a["dim"], np.arange(t.shape[a["dim"]])[a["start"] :][: a["length"]])
-    return taken(t, a["dim"], np.arange(t.shape[a["dim"]])[a["start"] : a["end"] : a["step"]])
+        return s.taken(t, a["dim"], np.arange(t.shape[a["dim"]])[a["start"] :][: a["length"]])
+    return s.taken(t, a["dim"], np.arange(t.shape[a["dim"]])[a["start"] : a["end"] : a["step"]])
 
 
 @rule("split", "split_with_sizes", "chunk", "tensor_split", "unbind", "unsafe_split", "unsafe_chunk")
-def _split(s: Speaker, a: Arguments, out: Any) -> list[Labelled]:
+def _split(s: Speaker, a: Arguments, out: Any) -> list[Later]:
+    """The parts that are used; one that is not tells nothing apart."""
     t = a["self"]
     dim = a["dim"] % len(t.shape)
     whole = all(len(part.shape) == len(t.shape) for part in out)
-    parts, start = [], 0
-    for part in out:
-        size = part.shape[dim] if whole else 1
-        piece = taken(t, dim, np.arange(start, start + size))
-        parts.append(piece if whole else squeezed(piece, [dim]))
-        start += size
-    return parts
+    sizes = [part.shape[dim] if whole else 1 for part in out]
+
+    def part(start: int, size: int) -> Labelled:
+        piece = s.taken(t, dim, np.arange(start, start + size))
+        return piece if whole else squeezed(piece, [dim])
+
+    starts = accumulate(sizes, initial=0)
+    return [Later(partial(part, start, size)) for start, size in zip(starts, sizes, strict=False)]
 
 
 @rule("flip")
 def _flip(s: Speaker, a: Arguments, out: Any) -> Labelled:
     t = a["self"]
     for dim in dims_of(a["dims"], t):
-        t = taken(t, dim, np.arange(t.shape[dim])[::-1])
+        t = s.taken(t, dim, np.arange(t.shape[dim])[::-1])
     return t
 
 
@@ -56,7 +60,7 @@ def _roll(s: Speaker, a: Arguments, out: Any) -> Labelled:
         return unknown(s, a, out)
     shifts, dims = ([v] if isinstance(v, int) else v for v in (a["shifts"], a["dims"]))
     for shift, dim in zip(shifts, dims, strict=True):
-        t = taken(t, dim, np.roll(np.arange(t.shape[dim]), shift))
+        t = s.taken(t, dim, np.roll(np.arange(t.shape[dim]), shift))
     return t
 
 
@@ -64,7 +68,7 @@ def _roll(s: Speaker, a: Arguments, out: Any) -> Labelled:
 def _repeat_interleave(s: Speaker, a: Arguments, out: Any) -> Labelled:
     if not isinstance(a.get("repeats"), int) or a.get("dim") is None:
         return unknown(s, a, out)
-    return taken(a["self"], a["dim"], np.repeat(np.arange(a["self"].shape[a["dim"]]), a["repeats"]))
+    return s.taken(a["self"], a["dim"], np.repeat(np.arange(a["self"].shape[a["dim"]]), a["repeats"]))
 
 
 @rule("index_select")
@@ -94,7 +98,7 @@ def _looked_up(s: Speaker, a: Arguments, out: Any, t: Labelled, dim: int, index:
         return unknown(s, a, out)
     dim %= len(t.shape)
     if index.value is not None:
-        found = taken(t, dim, index.value.cpu().numpy().reshape(-1) % t.shape[dim])
+        found = s.taken(t, dim, index.value.cpu().numpy().reshape(-1) % t.shape[dim])
     else:
         left = s.reduced(t, [dim], ordered=True)
         found = labelled((*t.shape[:dim], int(np.prod(index.shape)), *t.shape[dim + 1 :]), left.groups)

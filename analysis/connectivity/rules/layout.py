@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..labels import Group, Labelled, labelled, permuted, shifted, squeezed, taken, transposed, unsqueezed
+from ..labels import Group, Labelled, labelled, shifted, squeezed, unsqueezed
 from .registry import Arguments, dims_of, rule, shape_of, unknown
 from .speaker import Speaker
 
@@ -18,18 +18,23 @@ def _view(s: Speaker, a: Arguments, out: Any) -> Labelled:
 
 @rule("permute", "permute_copy")
 def _permute(s: Speaker, a: Arguments, out: Any) -> Labelled:
-    return permuted(a["self"], [d % len(a["self"].shape) for d in a["dims"]])
+    return s.permuted(a["self"], [d % len(a["self"].shape) for d in a["dims"]])
 
 
 @rule("transpose", "swapaxes", "swapdims")
 def _transpose(s: Speaker, a: Arguments, out: Any) -> Labelled:
     first, second = (a[f"dim{i}"] if f"dim{i}" in a else a[f"axis{i}"] for i in (0, 1))
-    return transposed(a["self"], first, second)
+    return s.transposed(a["self"], first, second)
 
 
-@rule("t", "numpy_T", "mT")
-def _t(s: Speaker, a: Arguments, out: Any) -> Labelled:
-    return transposed(a["self"], 0, 1) if len(a["self"].shape) == 2 else a["self"]
+@rule("t", "numpy_T")
+def _reversed(s: Speaker, a: Arguments, out: Any) -> Labelled:
+    return s.permuted(a["self"], range(len(a["self"].shape))[::-1])
+
+
+@rule("mT")
+def _matrix_transposed(s: Speaker, a: Arguments, out: Any) -> Labelled:
+    return s.transposed(a["self"], -1, -2)
 
 
 @rule("movedim")
@@ -38,7 +43,7 @@ def _movedim(s: Speaker, a: Arguments, out: Any) -> Labelled:
     source, destination = ([d % n for d in ([v] if isinstance(v, int) else v)] for v in (a["source"], a["destination"]))
     rest = iter(d for d in range(n) if d not in source)
     back = dict(zip(destination, source, strict=True))
-    return permuted(a["self"], [back[d] if d in back else next(rest) for d in range(n)])
+    return s.permuted(a["self"], [back[d] if d in back else next(rest) for d in range(n)])
 
 
 @rule("unsqueeze")
@@ -63,7 +68,7 @@ def _repeat(s: Speaker, a: Arguments, out: Any) -> Labelled:
     t = shifted(a["self"], len(shape))
     for dim, (before, after) in enumerate(zip(t.shape, shape, strict=True)):
         if t.at(dim) is not None:
-            t = taken(t, dim, np.tile(np.arange(before), after // before))
+            t = s.taken(t, dim, np.tile(np.arange(before), after // before))
     return labelled(shape, t.groups)
 
 
@@ -112,7 +117,7 @@ def _view_as_complex(s: Speaker, a: Arguments, out: Any) -> Labelled:
     if group is not None:
         s.pin(group, {last})
         s.relations.align(*(group[1].take([i], group[0].index(last)) for i in (0, 1)))
-    return squeezed(taken(t, -1, np.array([0])), [-1])
+    return squeezed(s.taken(t, -1, np.array([0])), [-1])
 
 
 @rule("view_as_real")

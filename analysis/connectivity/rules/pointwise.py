@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..labels import Labelled, taken
-from .registry import Arguments, operands, rule, several, shape_of
+from ..labels import Labelled
+from .registry import Arguments, operands, rule, several, shape_of, unknown
 from .speaker import Speaker
 
 
@@ -23,6 +23,8 @@ def _copy(s: Speaker, a: Arguments, out: Any) -> Labelled:
 @rule("clone", "contiguous", "alias", "detach", "to", "_to_copy", "lift_fresh_copy", "lift_fresh", "type_as", "dropout")
 @rule("feature_dropout", "alpha_dropout", "native_dropout", "_assert_tensor_metadata")
 def _same(s: Speaker, a: Arguments, out: Any) -> Any:
+    if a.get("train"):
+        return unknown(s, a, out)
     t = a.get("self") or a.get("input")
     if several(out):
         return [t for _ in out]
@@ -32,7 +34,7 @@ def _same(s: Speaker, a: Arguments, out: Any) -> Any:
 @rule("glu")
 def _glu(s: Speaker, a: Arguments, out: Any) -> Labelled:
     t, half = a["self"], a["self"].shape[a["dim"]] // 2
-    parts = [taken(t, a["dim"], np.arange(half) + start) for start in (0, half)]
+    parts = [s.taken(t, a["dim"], np.arange(half) + start) for start in (0, half)]
     return s.aligned(parts, shape_of(out))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..labels import Labelled, labelled, transposed
+from ..labels import Labelled, labelled
 from .registry import Arguments, rule, shape_of, unknown
 from .speaker import Speaker, values_along
 
@@ -32,7 +32,7 @@ def _recurrent(s: Speaker, a: Arguments, out: Any) -> Any:
             for state in states:
                 s.relations.mark(unit, values_along(state, len(state.shape) - 1), s.reason)
             inputs = Labelled((1, x.shape[-1]), tuple(((1,), atoms) for dims, atoms in x.groups if dims == (last,)))
-            s.product(inputs, transposed(w_in, 0, 1), (1, w_in.shape[0]))
+            s.product(inputs, s.transposed(w_in, 0, 1), (1, w_in.shape[0]))
             units.append(unit)
         rest = [group for group in x.groups if group[0] != (last,)]
         x = labelled((*x.shape[:-1], len(unit) * both), [*rest, ((last,), np.concatenate(units[-both:]))])

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from torch.utils._pytree import tree_leaves
+
 from ..labels import Labelled
 from .speaker import Speaker
 
@@ -31,13 +33,12 @@ def present(*tensors: Any) -> list[Labelled]:
 
 def operands(a: Arguments) -> Iterator[Labelled]:
     """All tensors among the arguments."""
-    for value in a.values():
-        yield from present(*(value if isinstance(value, (list, tuple)) else [value]))
+    yield from present(*tree_leaves(a))
 
 
 def shape_of(out: Any) -> tuple[int, ...]:
-    """The shape of a result; of several, that of the first."""
-    return tuple(int(n) for n in (out[0] if several(out) else out).shape)
+    """The shape of a result, 0 where the values decide how long a dim is; of several results, that of the first."""
+    return tuple(n if isinstance(n, int) else 0 for n in (out[0] if several(out) else out).shape)
 
 
 def several(out: Any) -> bool:
@@ -57,6 +58,13 @@ class Unfollowed:
 
     operands: tuple[Labelled, ...]
     out: Any
+
+
+@dataclass(frozen=True)
+class Later:
+    """One of several results, of which the rule speaks only if it is used."""
+
+    result: Callable[[], Labelled]
 
 
 def with_rest(result: Labelled, a: Arguments, out: Any) -> Any:

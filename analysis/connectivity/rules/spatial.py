@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..labels import Labelled, labelled, permuted
+from ..labels import Labelled, labelled
 from .registry import Arguments, rule, several, shape_of, unknown
 from .speaker import Speaker
 
@@ -56,4 +56,4 @@ def _pixel_shuffle(s: Speaker, a: Arguments, out: Any) -> Labelled:
         return unknown(s, a, out)
     n, c, h, w = t.shape
     split = s.reshape(t, (n, c // r**2, r, r, h, w))
-    return s.reshape(permuted(split, (0, 1, 4, 2, 5, 3)), shape_of(out))
+    return s.reshape(s.permuted(split, (0, 1, 4, 2, 5, 3)), shape_of(out))

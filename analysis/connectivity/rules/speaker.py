@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 
 from ..atoms import Relations
-from ..labels import Group, Labelled, labelled, reshaped, shifted, unsqueezed
+from ..labels import Group, Labelled, labelled, permuted, reshaped, shifted, unsqueezed
 
 
 class Speaker:
-    """One operation of a trace, saying what it knows of groups and tensors. `reason`: its name in reports."""
+    """One operation of a trace, saying what it knows of groups and tensors.
+
+    reason: its name in reports. froze: whether it gave up on something that could have moved.
+    """
 
     def __init__(self, relations: Relations, name: str, reason: str):
-        self.relations, self.name, self.reason = relations, name, reason
+        self.relations, self.name, self.reason, self.froze = relations, name, reason, False
 
     def pin(self, group: Group | None, dims: Iterable[int] | None = None) -> None:
         """The places along some dims of a group (default: all) are told apart."""
@@ -41,10 +44,14 @@ class Speaker:
     def freeze(self, tensors: Iterable[Labelled]) -> None:
         for t in tensors:
             for group in t.groups:
+                self.froze = True
                 self.pin(group)
 
     def marginal(self, group: Group, keep: Iterable[int]) -> Group | None:
-        """The blocks along the kept dims of a group, each of all atoms over the others."""
+        """The blocks along the kept dims of a group, each of all atoms over the others.
+
+        Where two rows hold the same atoms in another order, their block would not say which moves where: all stay.
+        """
         dims, atoms = group
         axes = [axis for axis, dim in enumerate(dims) if dim in set(keep)]
         if len(axes) == len(dims):
@@ -53,8 +60,54 @@ class Speaker:
             return None
         front = np.moveaxis(atoms, axes, range(len(axes)))
         shape = front.shape[: len(axes)]
-        blocks = self.relations.blocks(front.reshape(int(np.prod(shape)), -1)).reshape(shape)
+        rows = front.reshape(int(np.prod(shape)), -1)
+        if len(np.unique(np.sort(rows, 1), axis=0)) < len(np.unique(rows, axis=0)):
+            self.pin(group)
+        blocks = self.relations.blocks(rows).reshape(shape)
         return tuple(dims[axis] for axis in axes), blocks
+
+    def permuted(self, t: Labelled, order: Sequence[int]) -> Labelled:
+        """As Tensor.permute. Units differ in the order in which their entries come then."""
+        for dims, atoms in t.groups:
+            axes = [dims.index(dim) for dim in order if dim in dims]
+            if axes != sorted(axes):
+                self._told_by_entries(atoms.ravel(), np.arange(atoms.size).reshape(atoms.shape).transpose(axes).ravel())
+        return permuted(t, order)
+
+    def transposed(self, t: Labelled, i: int, j: int) -> Labelled:
+        order = list(range(len(t.shape)))
+        if order:
+            order[i], order[j] = order[j], order[i]
+        return self.permuted(t, order)
+
+    def taken(self, t: Labelled, dim: int, index: np.ndarray) -> Labelled:
+        """As index_select: the entries `index` [n] along a dim. Units differ in which entries of each are taken."""
+        dim %= len(t.shape)
+        groups = []
+        for dims, atoms in t.groups:
+            if dim in dims:
+                axis = dims.index(dim)
+                places = np.arange(atoms.size).reshape(atoms.shape).take(index, axis)
+                self._told_by_entries(atoms.ravel(), places.ravel())
+                atoms = atoms.take(index, axis)
+            groups.append((dims, atoms))
+        return labelled((*t.shape[:dim], len(index), *t.shape[dim + 1 :]), groups)
+
+    def _told_by_entries(self, atoms: np.ndarray, places: np.ndarray) -> None:
+        """Atoms [n] are coloured by their entries at `places`: the first, second, ... of each, in order of places."""
+        held, unit, counts = np.unique(atoms, return_inverse=True, return_counts=True)
+        if counts.max(initial=1) == 1:
+            colours = np.bincount(unit[places], minlength=len(held))
+        else:
+            entry = np.empty(len(atoms), dtype=np.int64)
+            entry[np.argsort(unit, kind="stable")] = np.concatenate([np.arange(n) for n in counts])
+            order = np.argsort(unit[places], kind="stable")
+            ends = np.cumsum(np.bincount(unit[places], minlength=len(held)))[:-1]
+            taken = np.split(entry[places][order], ends)
+            colours = np.unique([row.tobytes().hex() for row in taken], return_inverse=True)[1]
+        other = colours != np.bincount(colours).argmax()  # the most frequent colour goes without saying
+        if other.any():
+            self.relations.mark(held[other], colours[other], self.reason)
 
     def reduced(self, t: Labelled, dims: Iterable[int], *, ordered: bool = False) -> Labelled:
         """What is left after summing over dims, which keep length 1. ordered: the sum depends on the places, too."""
