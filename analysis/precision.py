@@ -1,4 +1,4 @@
-"""float32 products on a GPU: exact to float32, or in TF32, as asked and whatever the process has set."""
+"""float32 products on a GPU, exact to float32 or in TF32 whatever the process has set, and float64 all through."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 TF32_EPS = 2.0**-11
 _SETTING = threading.RLock()  # the switches are the process's; kernels read them when they are launched
@@ -36,3 +37,14 @@ def _switches() -> list[tuple[Any, str]]:
     if hasattr(matmul, "fp32_precision"):
         return [(place, "fp32_precision") for place in (matmul, cudnn.conv, cudnn.rnn)]  # type: ignore[attr-defined]
     return [(matmul, "allow_tf32"), (cudnn, "allow_tf32")]
+
+
+class InDouble(TorchDispatchMode):
+    """Float32 that a forward asks for by name is float64."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if kwargs.get("dtype") == torch.float32:
+            kwargs["dtype"] = torch.float64
+        args = tuple(torch.float64 if a is torch.float32 else a for a in args)
+        return func(*args, **kwargs)

@@ -70,7 +70,8 @@ def match_weights(
     problem: chooses among the starts by the loss half-way between the two; otherwise the largest objective wins, which
         does not rank starts as the loss does.
 
-    Raises LandscapeError for bad arguments, SymmetryError for checkpoints of another model.
+    Raises LandscapeError for bad arguments, SymmetryError for checkpoints of another model, and where the permuted copy
+    computes something else than `moving` (which buffers can cause that the symmetries took for constants).
     """
     if starts is None:
         starts = STARTS if problem is not None else STARTS[:2]
@@ -98,15 +99,22 @@ def match_weights(
         found.append(ascent.run(first, start, rng))
     if problem is None:
         step = GRID * ascent.scale or 1.0
-        return _matching(ascent, max(found, key=lambda climb: round(climb.history[-1] / step)))
+        best = max(found, key=lambda climb: round(climb.history[-1] / step))
+        return _kept(symmetries, moving, _matching(ascent, best))
     matchings = [_matching(ascent, climb) for climb in found]
     middles = [midpoint_loss(problem, reference, m.checkpoint) for m in matchings]
     matchings = [replace(m, midpoint=middle) for m, middle in zip(matchings, middles, strict=True)]
-    return min(matchings, key=lambda m: (not np.isfinite(m.midpoint), m.midpoint))
+    return _kept(symmetries, moving, min(matchings, key=lambda m: (not np.isfinite(m.midpoint), m.midpoint)))
 
 
 def _matching(ascent: Ascent, climb: Climb) -> Matching:
     return Matching(*ascent.checked(climb), climb.history, climb.sweeps, climb.converged, climb.start)
+
+
+def _kept(symmetries: Symmetries, moving: Checkpoint, matching: Matching) -> Matching:
+    """The matching, which raises SymmetryError where it changes what the checkpoint computes."""
+    symmetries.refuse_changed(moving, matching.checkpoint)
+    return matching
 
 
 def midpoint_loss(problem: Problem, a: Checkpoint, b: Checkpoint) -> float:
@@ -123,7 +131,7 @@ def match_activations(symmetries: Symmetries, problem: Problem, reference: Check
     Correlations are over the problem's data, and over places of an image or a sequence, of what enters the linear and
     convolutional modules that read a group of units (after the nonlinearity, as they are used), or, of groups that none
     reads, of what such modules put out; one assignment for each group. Groups that no such module shows stay as they
-    are and are listed in `left`. Raises SymmetryError for checkpoints of another model.
+    are and are listed in `left`. Raises SymmetryError as `match_weights` does.
     """
     for checkpoint in (reference, moving):
         symmetries.identity().check(checkpoint)
@@ -131,4 +139,5 @@ def match_activations(symmetries: Symmetries, problem: Problem, reference: Check
     checkpoint = permutation.apply(moving)
     a, b = (arrays_of(c.weights) for c in (reference, checkpoint))
     names = tuple("{}: {}[{}]".format(group.structure, *min(group.all_places())) for group in left)
-    return Matching(permutation, checkpoint, inner_product(a, b, a), sweeps=1, start="activations", left=names)
+    matching = Matching(permutation, checkpoint, inner_product(a, b, a), sweeps=1, start="activations", left=names)
+    return _kept(symmetries, moving, matching)

@@ -68,8 +68,11 @@ def match_many(
     found = [symmetries.identity(), *(matching.permutation for matching in own)]
     if len(checkpoints) > 2:
         _settle(symmetries, checkpoints, found, seed)
-    back = found[0].inverse()
-    return tuple(permutation.then(back) for permutation in found)
+        back = found[0].inverse()
+        found = [permutation.then(back) for permutation in found]
+        for permutation, checkpoint in zip(found, checkpoints, strict=True):
+            symmetries.refuse_changed(checkpoint, permutation.apply(checkpoint))
+    return tuple(found)
 
 
 def _settle(symmetries: Symmetries, checkpoints: Sequence[Checkpoint], found: list[Permutation], seed: int) -> None:

@@ -79,6 +79,7 @@ class StraightThrough:
         for now in self._followed(first):
             self._midpoints.append(now.midpoint)
             if now.midpoint < self.matching.midpoint:
+                self.symmetries.refuse_changed(self.moving, now.checkpoint)
                 self.matching = now
             if self.progress.due():
                 yield self._dataset("running")
