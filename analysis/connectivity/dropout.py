@@ -18,8 +18,8 @@ from ..errors import LandscapeError
 from ..problem import Problem
 from ..subspace import Line
 from ..weights import Weights
-from .barrier import refuse_damaged
 from .curves import Curve
+from .damage import refuse_damaged
 from .sampled import sampled_path
 
 
@@ -105,8 +105,7 @@ def dropout_path(problem: Problem, start: Checkpoint, end: Checkpoint, *, points
     """
     if not isinstance(points, int) or points < 2:
         raise LandscapeError(f"points is {points!r}; expected a whole number of at least 2.")
-    for checkpoint in (start, end):
-        refuse_damaged(checkpoint)
+    refuse_damaged(start, end)
     return _with_bound(problem, start, end, dropout_curve(start, end), points)
 
 

@@ -20,6 +20,7 @@ from ..replica import Replica
 from .activations import correlated
 from .ascent import Ascent, Climb
 from .assignment import GRID
+from .damage import refuse_damaged
 from .groups import Permutation
 from .orders import orders_of
 from .products import arrays_of, inner_product
@@ -73,6 +74,7 @@ def match_weights(
     Raises LandscapeError for bad arguments, SymmetryError for checkpoints of another model, and where the permuted copy
     computes something else than `moving` (which buffers can cause that the symmetries took for constants).
     """
+    refuse_damaged(reference, moving)
     if starts is None:
         starts = STARTS if problem is not None else STARTS[:2]
     if restarts < 0 or not set(starts) <= set(STARTS) or (not starts and not restarts):
@@ -133,6 +135,7 @@ def match_activations(symmetries: Symmetries, problem: Problem, reference: Check
     reads, of what such modules put out; one assignment for each group. Groups that no such module shows stay as they
     are and are listed in `left`. Raises SymmetryError as `match_weights` does.
     """
+    refuse_damaged(reference, moving)
     for checkpoint in (reference, moving):
         symmetries.identity().check(checkpoint)
     permutation, left = correlated(symmetries, problem, reference, moving)

@@ -18,6 +18,7 @@ from ..results import provenance_json
 from ..strategy import Strategy
 from ..subspace import Line
 from .activations import correlations
+from .damage import refuse_damaged
 
 
 def unit_correlations(problem: Problem, first: Checkpoint, second: Checkpoint, layer: str) -> xr.Dataset:
@@ -33,6 +34,7 @@ def unit_correlations(problem: Problem, first: Checkpoint, second: Checkpoint, l
 
     Raises LandscapeError for equal checkpoints and for a layer that there is not.
     """
+    refuse_damaged(first, second)
     line = Line.through(first, second)
     kinds = (nn.Linear, nn.modules.conv._ConvNd)
     known = [name for name, module in problem.model.named_modules() if isinstance(module, kinds)]
