@@ -145,8 +145,11 @@ def _averaged(problem: Problem, checkpoints: Sequence[Checkpoint], parts: Sequen
 
 
 def recalibrated(problem: Problem, checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with running statistics from scratch: exact averages over the problem's calibration data.
+    """The checkpoint with running statistics from scratch, by the rule that holds at every point of a surface.
 
+    Means and variances are those of the problem's calibration batches, averaged by the batches' sizes. Of several
+    batches, that leaves out how their means differ, as the running averages of training do: variances, and with them
+    the loss, depend a little on the batch size, and are those of all samples together where one batch holds them all.
     A network without running statistics keeps its buffers.
     """
     if "recalibrated" not in problem.batchnorm_choices:
