@@ -1,4 +1,4 @@
-"""float32 products on a GPU: exact to float32, or in TF32, as asked and whatever the process has set."""
+"""float32 products on a GPU, exact to float32 or in TF32 whatever the process has set, and float64 all through."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 TF32_EPS = 2.0**-11
+DOUBLE = {
+    **dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64),
+    **dict.fromkeys((torch.complex32, torch.complex64), torch.complex128),
+}
 _SETTING = threading.RLock()  # the switches are the process's; kernels read them when they are launched
 
 
@@ -36,3 +41,17 @@ def _switches() -> list[tuple[Any, str]]:
     if hasattr(matmul, "fp32_precision"):
         return [(place, "fp32_precision") for place in (matmul, cudnn.conv, cudnn.rnn)]  # type: ignore[attr-defined]
     return [(matmul, "allow_tf32"), (cudnn, "allow_tf32")]
+
+
+def in_double(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in double precision, if it holds numbers that have one."""
+    return tensor.to(DOUBLE.get(tensor.dtype, tensor.dtype))
+
+
+class InDouble(TorchDispatchMode):
+    """A lower precision that a forward asks for by name is double precision."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        args = [DOUBLE.get(a, a) if isinstance(a, torch.dtype) else a for a in args]
+        kwargs = {k: DOUBLE.get(a, a) if isinstance(a, torch.dtype) else a for k, a in (kwargs or {}).items()}
+        return func(*args, **kwargs)

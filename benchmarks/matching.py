@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from analysis import Checkpoint, Problem, load_project
-from analysis.connectivity import barrier, find_symmetries, match_weights, matching
+from analysis.connectivity import assignment, barrier, find_symmetries, match_weights
 from benchmarks.networks import resnet50
 from benchmarks.row import emit
 from sample_checkpoints import path
@@ -91,11 +91,11 @@ def assignments(width: int) -> None:
 
     options = {"starts": ["identity"]}
     ours, ours_s = _timed(lambda: match_weights(symmetries, Checkpoint.of(a), Checkpoint.of(b), **options))
-    matching.linear_sum_assignment = noted
+    assignment.linear_sum_assignment = noted
     try:
         match_weights(symmetries, Checkpoint.of(a), Checkpoint.of(b), **options)
     finally:
-        matching.linear_sum_assignment = linear_sum_assignment
+        assignment.linear_sum_assignment = linear_sum_assignment
     _, scipy_s = _timed(lambda: [linear_sum_assignment(cost, maximize=True) for cost in seen])
     emit(
         f"assignments: a layer of {width}", ours_s, "scipy", scipy_s, sweeps=ours.sweeps, assignments=len(seen),

@@ -171,7 +171,7 @@ def _said_of_barrier(result: xr.Dataset) -> str:
     spent = f"{facts['evaluations']:,} evaluations in {duration(facts['elapsed_s'])}"
     heights = [
         f"barrier of {name} {number(height)} at t = {number(result[f'{name}_barrier_at'])}"
-        if (height := float(result[f"{name}_barrier"])) > 0
+        if not (height := float(result[f"{name}_barrier"])) <= 0
         else f"no barrier of {name}"
         for name in _barriers(result)
     ]

@@ -32,13 +32,28 @@ def test_a_rotated_layer():
     np.testing.assert_allclose(equal.relative_distance, 0)
 
 
-def test_the_inner_product_is_a_sum_over_singular_vectors():
+def polar(matrix, level):
+    """The matrix with each singular value from a part of the largest on set to 1, and the rest to 0."""
+    values, vectors = torch.linalg.eigh(matrix.T @ matrix)
+    kept = values >= (level * values[-1].sqrt()) ** 2
+    return matrix @ (vectors[:, kept] / values[kept].sqrt()) @ vectors[:, kept].T, int(kept.sum())
+
+
+def test_the_agreement_is_an_inner_product_of_layers_with_equal_singular_values():
+    """Sum of (u . u')(v . v') = <U V^T, U' V'^T>; with the singular values as factors it is <A, B>, as in `cosine`."""
     _, a, b = digits_pair("mlp128")
-    for name in ("fc1.weight", "fc2.weight", "fc3.weight"):
-        one, other = a.weights[name].double(), b.weights[name].double()
-        (u, s, v), (w, r, x) = (torch.linalg.svd(m, full_matrices=False) for m in (one, other))
+    levels = (0.05, 0.3, 0.8)
+    ds = singular_alignment(a, b, thresholds=levels)
+    for layer in ("fc1.weight", "fc2.weight", "fc3.weight"):
+        one, other = a.weights[layer].double(), b.weights[layer].double()
+        for level in levels:
+            (p, n), (q, m) = polar(one, level), polar(other, level)
+            here = ds.sel(layer=layer, threshold=level)
+            assert int(here.vectors) == min(n, m)
+            assert float(here.alignment) == pytest.approx(float((p * q).sum()) / min(n, m), rel=1e-5)
+        (u, s, v), (w, r, x) = (torch.linalg.svd(matrix, full_matrices=False) for matrix in (one, other))
         total = torch.einsum("i,j,ij,ij->", s, r, u.T @ w, v @ x.T)
-        assert float(total) == pytest.approx(float((one * other).sum()), rel=1e-5)
+        assert float(ds.cosine.sel(layer=layer)) * float(s.norm() * r.norm()) == pytest.approx(float(total), rel=1e-5)
 
 
 def test_a_permutation_keeps_singular_values():

@@ -58,7 +58,7 @@ def test_smooth_networks(family):
     *_, ds = path_curvature(problem, a, b)
     assert ds.attrs["status"] == "converged"
     assert float(ds.middle_rise) > 0.1
-    assert float(ds.middle_rise_from_curvature) == pytest.approx(float(ds.middle_rise), rel=2e-3)
+    assert float(ds.middle_rise_from_curvature) == pytest.approx(float(ds.middle_rise), rel=1e-5)
     assert float(ds.curvature[0]) > 0 > float(ds.curvature.min())
     *_, path = barrier(problem, a, b, convention="mid", points=3)
     assert float(path.loss_barrier) == pytest.approx(float(ds.middle_rise), rel=1e-4)

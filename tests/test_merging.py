@@ -9,7 +9,7 @@ from models import Tied
 from test_matching import digits_pair
 from torch import nn
 
-from analysis import Checkpoint, CheckpointError, LandscapeError, load_checkpoint, save_checkpoint
+from analysis import Checkpoint, CheckpointError, LandscapeError, Problem, load_checkpoint, save_checkpoint
 from analysis.connectivity import (
     average,
     find_symmetries,
@@ -105,17 +105,27 @@ def test_repair_restores_mean_and_standard_deviation():
     assert losses[1] < losses[0]
 
 
-def test_running_statistics_are_exact_averages_over_the_data():
+@pytest.mark.parametrize("batch_size", [512, 100])
+def test_running_statistics_are_averages_over_batches(batch_size):
     problem, a, b = digits_pair("resnet16")
+    problem = Problem(problem.model, "cross_entropy", problem.data, batch_size=batch_size)
     again = recalibrated(problem, replace(a, buffers={k: 0 * v for k, v in a.buffers.items()}))
     model = build("ResidualCNN", {"width": 16})
     model.load_state_dict({**a.weights, **a.buffers})
     kept = []
     model.stem[0].register_forward_hook(lambda m, i, out: kept.append(out.double()))
     with torch.no_grad():
-        model(torch.cat([x for x, _ in problem.calibration.batches()]))
-    name = next(n for n in again.buffers if n.startswith("stem") and n.endswith("running_mean"))
-    torch.testing.assert_close(again.buffers[name], kept[0].mean((0, 2, 3)).float(), rtol=1e-4, atol=1e-5)
+        for x, _ in problem.calibration.batches():
+            model(x)
+    assert {512: [512], 100: [86, 86, 86, 86, 86, 82]}[batch_size] == [len(out) for out in kept]
+    shares = [len(out) / 512 for out in kept]
+    for kind, of in (
+        ("running_mean", lambda out: out.mean((0, 2, 3))),
+        ("running_var", lambda out: out.var((0, 2, 3))),
+    ):
+        name = next(n for n in again.buffers if n.startswith("stem") and n.endswith(kind))
+        wanted = sum(share * of(out) for share, out in zip(shares, kept, strict=True))
+        torch.testing.assert_close(again.buffers[name], wanted.float(), rtol=1e-4, atol=1e-5)
     frozen, fresh = problem.with_batchnorm("frozen"), average(problem, [a, b])
     assert frozen.measure(fresh)["loss"][0] == pytest.approx(problem.measure(fresh)["loss"][0], rel=1e-5)
 

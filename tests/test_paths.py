@@ -1,5 +1,6 @@
 """Paths with known heights: dropout stability and its bound, the line from initialisation, REPAIR along the way."""
 
+import copy
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from test_barrier import number
 from test_matching import digits_pair
+from torch import nn
 
 from analysis import Checkpoint, LandscapeError, Problem, load, provenance, save
 from analysis.connectivity import (
@@ -86,6 +88,43 @@ def test_other_networks_have_no_dropout_path():
         dropout_path(problem, a, b)
     with pytest.raises(LandscapeError, match="points"):
         dropout_path(problem, a, b, points=1)
+
+
+@pytest.mark.parametrize("policy", ["recalibrated", "frozen", "batch"])
+def test_units_that_are_normalised_alone_have_a_dropout_path(policy):
+    layers = (nn.Linear(64, 16), nn.ReLU(), nn.BatchNorm1d(16, affine=False), nn.Linear(16, 10))
+    data = load_digits()
+    problem = Problem(nn.Sequential(*layers), "cross_entropy", (data.x_test, data.y_test), batchnorm=policy)
+    *_, ds = dropout_path(problem, *_two_of(*layers))
+    assert float(ds.loss.max()) <= float(ds.loss_bound) + 1e-6
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Linear(64, 8), nn.ReLU(), nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 10)),
+        (nn.Linear(64, 8), nn.Softmax(1), nn.Linear(8, 10)),
+        (nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10), nn.Tanh()),
+        (nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10), nn.LayerNorm(10, elementwise_affine=False)),
+    ],
+    ids=["norm over units", "softmax over units", "bend after the outputs", "norm after the outputs"],
+)
+def test_networks_whose_path_has_no_bound_are_refused(layers):
+    data = load_digits()
+    problem = Problem(nn.Sequential(*layers), "cross_entropy", (data.x_test, data.y_test))
+    with pytest.raises(LandscapeError, match="two linear layers.*CurveSearch"):
+        dropout_path(problem, *_two_of(*layers))
+
+
+def _two_of(*layers):
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        yield Checkpoint.of(nn.Sequential(*(layer.apply(_anew) for layer in copy.deepcopy(layers))), str(seed))
+
+
+def _anew(module):
+    if hasattr(module, "reset_parameters"):
+        module.reset_parameters()
 
 
 def on_a_line(function, points):

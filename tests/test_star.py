@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from models import classification, mlp
 from test_barrier import number
 from test_curves import at
 from torch import nn
@@ -74,6 +75,23 @@ def test_a_star_of_eight_networks_is_nearer_to_others_than_these_are_to_each_oth
     assert [c.digest for c in sources] == digests
     assert provenance(seen[-1])["star_sha256"] == search.star.digest
     assert load(save(seen[-1], tmp_path / "star.nc")).equals(seen[-1])
+
+
+def test_sources_are_matched_to_the_star_anew_at_every_pass():
+    """The last step begins a pass, and its rate is next to 0: the sources fit the star as it is then."""
+    problem = Problem(mlp((6, 12, 3)), "cross_entropy", classification())
+    found = find_symmetries(problem)
+    sources = [problem.checkpoint(mlp((6, 12, 3), seed=seed), name=str(seed)) for seed in range(1, 4)]
+    a_pass = problem.n // 16
+    search = StarSearch(
+        problem, sources, symmetries=found, steps=12 * a_pass + 1, learning_rate=0.1, batch_size=16, points=3
+    )
+    first = search.star
+    list(search.steps())
+    for source, now in zip(sources, search.sources, strict=True):
+        assert not match_weights(found, search.star, now, starts=["identity"]).permutation.moved
+        once = match_weights(found, first, source, starts=["identity"]).checkpoint
+        assert (now.weights - once.weights).norm() > 0
 
 
 def test_the_same_seed_gives_the_same_star_and_close_stops():

@@ -13,6 +13,7 @@ import xarray as xr
 from ..checkpoints import Checkpoint
 from ..errors import LandscapeError
 from ..provenance import versions
+from .damage import refuse_damaged
 
 
 def singular_alignment(
@@ -31,6 +32,7 @@ def singular_alignment(
     ``relative_distance`` [layer], |A - B| / |A|. Raises LandscapeError for thresholds outside [0, 1], checkpoints of
     different shapes, and layers that are zero.
     """
+    refuse_damaged(first, second)
     levels = np.asarray(thresholds, dtype=np.float64)
     if levels.ndim != 1 or not levels.size or not ((levels >= 0) & (levels <= 1)).all():
         raise LandscapeError(f"thresholds are {thresholds}; expected numbers in [0, 1].")

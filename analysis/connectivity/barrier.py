@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from ..checkpoints import Checkpoint
-from ..errors import CheckpointError, LandscapeError
+from ..errors import LandscapeError
 from ..evaluate import Evaluator, Strategy, store
 from ..measures import Measure
 from ..problem import Problem
 from ..subspace import Line
+from .damage import refuse_damaged, refuse_loss
 
 CONVENTIONS = ("sup", "maxmean", "mid", "mc")
 FINEST = 2.0**-12  # of the way: no refinement goes below this spacing
@@ -103,18 +103,8 @@ def barrier(
         raise LandscapeError(f"points is {points!r}; expected an odd number of at least 3.")
     if not 0 < tolerance < 1:
         raise LandscapeError(f"tolerance is {tolerance}; expected a number between 0 and 1.")
-    for checkpoint in (start, end):
-        refuse_damaged(checkpoint)
+    refuse_damaged(start, end)
     return _Path(problem, Line.through(start, end), convention, tolerance, strategy).run(points)
-
-
-def refuse_damaged(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError for weights that are not finite."""
-    bad = [name for name, tensor in checkpoint.weights.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise CheckpointError(
-            f"Checkpoint '{checkpoint.name}' holds NaN or infinite weights in {bad[:3]}: there is no path to it."
-        )
 
 
 class _Path:
@@ -132,11 +122,7 @@ class _Path:
         own = [self.evaluator.at_checkpoint(i) for i in range(2)]
         self.own = {m.name: np.array([values[m.name][0] for values in own]) for m in self.problem.measures}
         for i, marker in enumerate(self.line.markers):
-            if not np.isfinite(self.own["loss"][i]):
-                raise CheckpointError(
-                    f"The loss at checkpoint '{marker.name}' is {self.own['loss'][i]}: the path has no such end. "
-                    "Choose another checkpoint, or check the data."
-                )
+            refuse_loss(marker, self.own["loss"][i])
         first = np.array([0.0, 1.0])  # the ends, then the rest from coarse to fine
         rest = np.linspace(0, 1, points)[1:-1]
         planned = points + 2 * sum(_refines(m) for m in self.problem.measures) * 4

@@ -20,6 +20,7 @@ from ..replica import Replica
 from ..results import provenance_json
 from ..strategy import Strategy
 from ..subspace import Line
+from .damage import refuse_damaged, refuse_loss, refuse_losses
 from .layers import refuse_frozen
 from .running import Progress
 
@@ -45,7 +46,8 @@ def path_curvature(
     Attributes: title, status ("running", "converged" or "unconverged"), progress, evaluations ...
 
     Close it to cancel. Raises LandscapeError for bad arguments, equal checkpoints, and BatchNorm statistics that are
-    recalibrated (H holds them constant: take batchnorm="batch") or frozen and different.
+    recalibrated (H holds them constant: take batchnorm="batch") or frozen and different; CheckpointError for an end
+    whose weights or loss are not finite.
     """
     if not 0 < tolerance < 1:
         raise LandscapeError(f"tolerance is {tolerance}; expected a number between 0 and 1.")
@@ -54,6 +56,7 @@ def path_curvature(
             "The Hessian holds recalibrated statistics constant, and they change along the path. Use "
             "problem.with_batchnorm('batch'), which differentiates through them."
         )
+    refuse_damaged(start, end)
     line = Line.through(start, end)
     refuse_frozen(problem, start, end)
     return _PathCurvature(problem, line, tolerance).run()
@@ -69,6 +72,8 @@ class _PathCurvature:
     def run(self) -> Iterator[xr.Dataset]:
         self.progress = Progress(4 * COARSEST + 1)
         losses = [self.problem.measure(self._at(t))["loss"][0] for t in (0.0, 0.5, 1.0)]
+        for end, loss in zip(self.line.markers, losses[::2], strict=True):
+            refuse_loss(end, loss)
         self.rise = losses[1] - (losses[0] + losses[2]) / 2
         intervals, status = COARSEST, "running"
         while status == "running":
@@ -164,10 +169,11 @@ def example_barriers(problem: Problem, start: Checkpoint, end: Checkpoint, *, t:
     without those that the loss ignores): ``rise``, ``deviation``, ``jensen``, ``target``, in nats, and ``label``.
 
     Raises LandscapeError for t outside [0, 1], equal checkpoints, frozen statistics that differ, and for any other loss
-    than the mean cross entropy.
+    than the mean cross entropy; CheckpointError for an end whose weights or loss are not finite.
     """
     if not 0 <= t <= 1:
         raise LandscapeError(f"t is {t}; expected a number in [0, 1].")
+    refuse_damaged(start, end)
     line = Line.through(start, end)
     refuse_frozen(problem, start, end)
     if not problem.measures[0].classifies:
@@ -183,6 +189,7 @@ def example_barriers(problem: Problem, start: Checkpoint, end: Checkpoint, *, t:
         "target": (z - linear).gather(1, own)[:, 0],
     }
     losses = [each.logsumexp(-1) - each.gather(1, own)[:, 0] for each in (z0, z1, z)]
+    refuse_losses(problem, start, end)
     _check_means(problem, losses, (start, end, at))
     parts = {"rise": losses[2] - torch.lerp(losses[0], losses[1], t), **parts}
     nats = {"units": "nats"}

@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 
 from ..checkpoints import Checkpoint
-from ..errors import CheckpointError, LandscapeError
+from ..errors import LandscapeError
 from ..evaluate import YIELD_SECONDS, Rows, store
 from ..problem import Problem
 from ..replica import Replica, as_rows
@@ -26,6 +26,7 @@ from ..strategy import Strategy
 from ..subspace import Line, Plane
 from ..weights import Weights
 from .barrier import CONVENTIONS, path_variables
+from .damage import refuse_damaged, refuse_loss
 from .layers import refuse_frozen
 from .running import on_batches, shuffled, unpacked
 
@@ -117,6 +118,7 @@ class CurveSearch:
             raise LandscapeError(f"points is {points!r}; expected an odd number of at least 3.")
         if convention not in CONVENTIONS:
             raise LandscapeError(f"convention is {convention!r}; accepted are {list(CONVENTIONS)}.")
+        refuse_damaged(start, end)
         self.line = Line.through(start, end)
         refuse_frozen(problem, start, end)
         self._ends, self._kind = (start, end), kind
@@ -205,11 +207,7 @@ class CurveSearch:
         values = [self.problem.measure(end) for end in self._ends]
         self.own = {name: np.array([value[name][0] for value in values]) for name in self.problem.metrics}
         for i, end in enumerate(self._ends):
-            if not np.isfinite(self.own["loss"][i]):
-                raise CheckpointError(
-                    f"The loss at checkpoint '{end.name}' is {self.own['loss'][i]}: no curve leads there. Choose "
-                    "another checkpoint, or check the data."
-                )
+            refuse_loss(end, self.own["loss"][i])
 
     def _look(self, status: str) -> Iterator[xr.Dataset]:
         """Evaluate the curve as it is now, and show it when that is done."""

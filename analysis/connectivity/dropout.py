@@ -14,13 +14,18 @@ import xarray as xr
 from torch import Tensor
 
 from ..checkpoints import Checkpoint
+from ..data import tensors_of
 from ..errors import LandscapeError
 from ..problem import Problem
+from ..replica import Replica
 from ..subspace import Line
 from ..weights import Weights
-from .barrier import refuse_damaged
 from .curves import Curve
+from .damage import refuse_damaged
 from .sampled import sampled_path
+
+SAMPLES = 64
+ROUNDING = 1000  # times that of the network's precision: outputs that are equal differ by no more
 
 
 def dropout_curve(start: Checkpoint, end: Checkpoint) -> Curve:
@@ -100,14 +105,44 @@ def dropout_path(problem: Problem, start: Checkpoint, end: Checkpoint, *, points
     [vertex] at the six corners once the path is known that far, and ``<loss>_bound``, the largest of the four that
     bound it where the loss is convex in the outputs. How far a half is from its whole is the dropout stability gap.
 
-    Close it to cancel. Raises what `dropout_curve` raises, LandscapeError for bad points, CheckpointError for damaged
-    weights.
+    Close it to cancel. Raises what `dropout_curve` raises, LandscapeError for bad points and for networks of which the
+    bound does not hold (units that mix before the second layer, as in LayerNorm, or anything after it),
+    CheckpointError for an end whose weights or loss are not finite.
     """
     if not isinstance(points, int) or points < 2:
         raise LandscapeError(f"points is {points!r}; expected a whole number of at least 2.")
-    for checkpoint in (start, end):
-        refuse_damaged(checkpoint)
-    return _with_bound(problem, start, end, dropout_curve(start, end), points)
+    refuse_damaged(start, end)
+    curve = dropout_curve(start, end)
+    _refuse_unbounded(problem, curve)
+    return _with_bound(problem, start, end, curve, points)
+
+
+def _refuse_unbounded(problem: Problem, curve: Curve) -> None:
+    """Raise LandscapeError where what is switched off shows, or outputs do not follow output weights linearly."""
+    replica = Replica(problem)
+    batch = problem.blocks(SAMPLES)[""][0]
+
+    def outputs(weights: Weights) -> Tensor:
+        replica.load(Checkpoint(weights, curve.points[0].buffers, "on the path"))
+        replica.settle()
+        with replica.seeded(), replica.own_context(grad=False):
+            found = tensors_of(replica.output(replica.here(batch)))
+        return torch.cat([tensor.double().flatten() for tensor in found])
+
+    corners = [point.weights for point in curve.points]
+    at = [outputs(weights) for weights in corners]
+    apart = [at[1] - at[2], at[3] - at[4]]
+    for i in range(len(at) - 1):
+        apart.append(outputs(0.5 * (corners[i] + corners[i + 1])) - (at[i] + at[i + 1]) / 2)
+    scale = max(float(values.abs().max()) for values in at)
+    worst = max(float(values.abs().max()) for values in apart)
+    if not worst <= ROUNDING * torch.finfo(problem.dtype).eps * scale:
+        raise LandscapeError(
+            "The loss along this path has no bound: units that are switched off change the outputs, or these do not "
+            f"follow the output weights linearly (by {worst / scale:.2g} of the largest). A dropout path joins "
+            "networks of two linear layers with a function of each hidden unit alone between them and nothing after "
+            "them. Use CurveSearch for other networks."
+        )
 
 
 def _with_bound(

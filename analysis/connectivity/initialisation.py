@@ -11,7 +11,7 @@ from ..checkpoints import Checkpoint
 from ..errors import LandscapeError
 from ..problem import Problem
 from ..subspace import Line
-from .barrier import refuse_damaged
+from .damage import refuse_damaged
 from .layers import refuse_frozen
 from .sampled import sampled_path
 
@@ -34,8 +34,7 @@ def initialisation_line(
     """
     if not isinstance(points, int) or points < 2:
         raise LandscapeError(f"points is {points!r}; expected a whole number of at least 2.")
-    for checkpoint in (initial, trained):
-        refuse_damaged(checkpoint)
+    refuse_damaged(initial, trained)
     refuse_frozen(problem, initial, trained)
     line = Line.through(initial, trained)
     return _counted(problem, line, np.linspace(0, 1, points))

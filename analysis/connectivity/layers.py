@@ -18,6 +18,7 @@ from ..results import provenance_json
 from ..strategy import Strategy
 from ..subspace import Line
 from ..weights import Weights
+from .damage import refuse_damaged, refuse_loss
 from .running import Progress
 
 ORDERS = ("shallow", "deep")
@@ -63,10 +64,12 @@ def layer_barriers(
         the two, of that layer.
 
     Close it to cancel. Raises LandscapeError for bad arguments, equal checkpoints, and frozen running statistics
-    that differ: those of one say nothing of another's layers.
+    that differ: those of one say nothing of another's layers; CheckpointError for an end whose weights or loss are not
+    finite.
     """
     if not isinstance(draws, int) or draws < 0:
         raise LandscapeError(f"draws is {draws!r}; expected a whole number, 0 or more.")
+    refuse_damaged(start, end)
     line = Line.through(start, end)
     refuse_frozen(problem, start, end)
     return _Layers(problem, line, draws, seed).run()
@@ -111,6 +114,7 @@ class _Layers:
         for i, end in enumerate(self.ends):
             for measure, value in self._measured(end, end.weights):
                 self.own[measure.name][i] = value
+            refuse_loss(end, self.own["loss"][i])
             if self.progress.due():
                 yield self._dataset()
         for place, into, weights in self._changed():

@@ -17,7 +17,8 @@ from ..checkpoints import Checkpoint
 from ..errors import LandscapeError
 from ..problem import Problem
 from ..provenance import versions
-from .barrier import barrier, refuse_damaged
+from .barrier import barrier
+from .damage import refuse_damaged
 from .running import Progress
 
 
@@ -44,8 +45,7 @@ def barrier_matrix(
     if len(checkpoints) < 2:
         raise LandscapeError(f"A matrix of barriers takes two or more checkpoints; got {len(checkpoints)}.")
     options = {"convention": convention, "points": points, "tolerance": tolerance}
-    for checkpoint in checkpoints:
-        refuse_damaged(checkpoint)
+    refuse_damaged(*checkpoints)
     pairs = [
         (i, j)
         for i, j in combinations(range(len(checkpoints)), 2)

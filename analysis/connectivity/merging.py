@@ -14,6 +14,7 @@ from ..errors import LandscapeError
 from ..problem import Problem
 from ..replica import Replica
 from ..weights import Weights
+from .damage import refuse_damaged, refuse_losses
 from .groups import Permutation
 from .matching import match_activations, match_weights
 from .symmetries import Symmetries
@@ -68,8 +69,11 @@ def match_many(
     found = [symmetries.identity(), *(matching.permutation for matching in own)]
     if len(checkpoints) > 2:
         _settle(symmetries, checkpoints, found, seed)
-    back = found[0].inverse()
-    return tuple(permutation.then(back) for permutation in found)
+        back = found[0].inverse()
+        found = [permutation.then(back) for permutation in found]
+        for permutation, checkpoint in zip(found, checkpoints, strict=True):
+            symmetries.refuse_changed(checkpoint, permutation.apply(checkpoint))
+    return tuple(found)
 
 
 def _settle(symmetries: Symmetries, checkpoints: Sequence[Checkpoint], found: list[Permutation], seed: int) -> None:
@@ -105,11 +109,13 @@ def merge(
 
     Raises LandscapeError for bad arguments, SymmetryError for checkpoints of another model.
     """
-    _valid_shares(shares, len(checkpoints))
+    parts = _valid_shares(shares, len(checkpoints))
+    refuse_damaged(*checkpoints)
+    refuse_losses(problem, *checkpoints)
     permutations = match_many(symmetries, checkpoints, method=method, problem=problem, seed=seed)
     moved = (p.apply(c) for p, c in zip(permutations[1:], checkpoints[1:], strict=True))
     aligned = (checkpoints[0], *moved)
-    checkpoint = average(problem, aligned, shares=shares)
+    checkpoint = _averaged(problem, aligned, parts)
     if repair:
         checkpoint = repaired(symmetries, problem, checkpoint, aligned, shares=shares)
     return Merger(checkpoint, aligned, permutations)
@@ -123,17 +129,27 @@ def average(
     Running statistics are estimated anew on the problem's calibration data: those of the ends are not those of an
     average. Other buffers are those of the first. shares: of each checkpoint, summing to 1; default: equal.
 
-    Raises LandscapeError for shares that do not fit, and for checkpoints of different shapes.
+    Raises LandscapeError for shares that do not fit, and for checkpoints of different shapes, CheckpointError for one
+    whose weights or loss are not finite.
     """
     parts = _valid_shares(shares, len(checkpoints))
+    refuse_damaged(*checkpoints)
+    refuse_losses(problem, *checkpoints)
+    return _averaged(problem, checkpoints, parts)
+
+
+def _averaged(problem: Problem, checkpoints: Sequence[Checkpoint], parts: Sequence[float]) -> Checkpoint:
     weights = _average([c.weights for c in checkpoints], parts)
     name = "mean of " + ", ".join(c.name for c in checkpoints)
     return recalibrated(problem, Checkpoint(weights, checkpoints[0].buffers, name))
 
 
 def recalibrated(problem: Problem, checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with running statistics from scratch: exact averages over the problem's calibration data.
+    """The checkpoint with running statistics from scratch, by the rule that holds at every point of a surface.
 
+    Means and variances are those of the problem's calibration batches, averaged by the batches' sizes. Of several
+    batches, that leaves out how their means differ, as the running averages of training do: variances, and with them
+    the loss, depend a little on the batch size, and are those of all samples together where one batch holds them all.
     A network without running statistics keeps its buffers.
     """
     if "recalibrated" not in problem.batchnorm_choices:

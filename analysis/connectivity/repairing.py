@@ -11,7 +11,8 @@ from ..checkpoints import Checkpoint
 from ..errors import LandscapeError
 from ..problem import Problem
 from ..subspace import Line
-from .barrier import CONVENTIONS, refuse_damaged
+from .barrier import CONVENTIONS
+from .damage import refuse_damaged
 from .layers import refuse_frozen
 from .merging import repaired
 from .sampled import sampled_path
@@ -41,8 +42,7 @@ def repaired_barrier(
         raise LandscapeError(f"points is {points!r}; expected an odd number of at least 3.")
     if convention not in CONVENTIONS:
         raise LandscapeError(f"convention is {convention!r}; accepted are {list(CONVENTIONS)}.")
-    for checkpoint in (start, end):
-        refuse_damaged(checkpoint)
+    refuse_damaged(start, end)
     refuse_frozen(problem, start, end)
     line = Line.through(start, end)
 

@@ -17,6 +17,7 @@ from ..results import provenance_json
 from ..strategy import Strategy
 from ..subspace import Line
 from .barrier import path_variables
+from .damage import refuse_loss
 from .running import Progress
 
 
@@ -36,6 +37,8 @@ def sampled_path(
     """
     replica, progress = Replica(problem), Progress(len(t))
     values = [problem.measure(end) for end in line.markers]
+    for end, value in zip(line.markers, values, strict=True):
+        refuse_loss(end, value["loss"][0])
     own = {name: np.array([value[name][0] for value in values]) for name in problem.metrics}
     said = provenance_json(
         problem, line, Strategy(None, torch.get_num_threads()).record(), convention=convention, **facts

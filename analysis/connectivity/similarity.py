@@ -16,6 +16,7 @@ from ..replica import Replica
 from ..results import provenance_json
 from ..strategy import Strategy
 from ..subspace import Line
+from .damage import refuse_damaged
 from .running import Progress
 
 
@@ -36,6 +37,7 @@ def linear_cka(problem: Problem, first: Checkpoint, second: Checkpoint, *, sampl
     """
     if not isinstance(samples, int) or samples < 2:
         raise LandscapeError(f"samples is {samples!r}; expected a whole number of at least 2.")
+    refuse_damaged(first, second)
     return _compared(problem, Line.through(first, second), samples)
 
 

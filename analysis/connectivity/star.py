@@ -22,7 +22,8 @@ from ..replica import Replica
 from ..results import provenance_json
 from ..strategy import Strategy
 from ..subspace import Line
-from .barrier import barrier, refuse_damaged
+from .barrier import barrier
+from .damage import refuse_damaged
 from .layers import refuse_frozen
 from .matching import match_weights
 from .merging import average
@@ -68,8 +69,7 @@ class StarSearch:
             raise LandscapeError(f"points is {points!r}; expected an odd number of at least 3.")
         if len(sources) < 2:
             raise LandscapeError(f"A star has two or more sources; got {len(sources)}.")
-        for source in sources:
-            refuse_damaged(source)
+        refuse_damaged(*sources)
         for other in sources[1:]:
             refuse_frozen(problem, sources[0], other)
         self.line = Line.through(sources[0], sources[1])

@@ -16,6 +16,7 @@ from ..replica import Replica
 from ..results import provenance_json
 from ..strategy import Strategy
 from ..subspace import Line
+from .damage import refuse_damaged, refuse_losses
 from .layers import refuse_frozen
 from .matching import Matching, match_weights, midpoint_loss
 from .running import Progress, on_batches, shuffled, unpacked
@@ -56,6 +57,7 @@ class StraightThrough:
                 raise LandscapeError(f"{name} is {value!r}; expected a whole number of at least 1.")
         if not 0 < learning_rate < np.inf:
             raise LandscapeError(f"learning_rate is {learning_rate}; expected a positive number.")
+        refuse_damaged(reference, moving)
         self.line = Line.through(reference, moving)
         refuse_frozen(problem, reference, moving)
         symmetries.identity().apply(moving)
@@ -72,6 +74,7 @@ class StraightThrough:
         evaluations (of gradients), planned_evaluations, elapsed_s, eta_s, provenance.
         """
         self.progress = Progress(self._steps)
+        refuse_losses(self.problem, self.reference, self.moving)
         first = match_weights(self.symmetries, self.reference, self.moving, seed=self._seed, problem=self.problem)
         self.matching, self._midpoints = first, [first.midpoint]
         yield self._dataset("running")
@@ -79,6 +82,7 @@ class StraightThrough:
         for now in self._followed(first):
             self._midpoints.append(now.midpoint)
             if now.midpoint < self.matching.midpoint:
+                self.symmetries.refuse_changed(self.moving, now.checkpoint)
                 self.matching = now
             if self.progress.due():
                 yield self._dataset("running")

@@ -7,7 +7,6 @@ ATen operations; see `rules` for what each operation says and `atoms` for how th
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -17,19 +16,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..checkpoints import Checkpoint
 from ..data import map_tensors, tensors_of
 from ..errors import SymmetryError
 from ..measures import TARGET_KEYS, inputs_of
+from ..precision import InDouble, in_double
 from ..problem import Problem
 from ..randomness import untouched_rng
 from ..replica import _keywords
 from ..weights import Structure
 from .groups import Group, Permutation, Place, grouped
-from .tracing import STATISTICS, Trace, trace
+from .keeping import TOLERANCE, Example, Inputs, outputs_of, state_of
+from .tracing import Trace, copied, moving_buffers, trace
 
-TOLERANCE = 1e-10  # largest relative change of outputs in float64 that counts as none
 VISIBLE = 1e-8  # smallest that counts as one
 DECISIVE = 30  # times the rounding of single precision: what has no effect in float64 shows as at most 3
 COARSE = 1e3  # times the rounding of single precision, where an output is smaller: in float64 it is all rounding
@@ -56,9 +56,10 @@ class Symmetries:
     """The permutation symmetries of one module.
 
     groups: independent groups of units; the symmetries are their product.
-    sizes: the length of each (name, axis) of parameters and running statistics.
+    sizes: the length of each (name, axis) of parameters and of the buffers that move.
     pinned: for (name, axis) with entries that stay, how many and the operation that told them apart.
     unknown: operations without a rule, and how often each froze something. failure: why nothing could be traced, or "".
+    example: by which matchings are checked.
     """
 
     groups: tuple[Group, ...]
@@ -68,6 +69,7 @@ class Symmetries:
     failure: str
     share: float
     certificate: Certificate | None = field(default=None, compare=False)
+    example: Example | None = field(default=None, compare=False, repr=False)
 
     def __repr__(self) -> str:
         return (
@@ -87,6 +89,11 @@ class Symmetries:
 
     def identity(self) -> Permutation:
         return Permutation({place: np.arange(size) for place, size in self.sizes.items()})
+
+    def refuse_changed(self, before: Checkpoint, after: Checkpoint) -> None:
+        """Raise SymmetryError where a permuted checkpoint computes something else on the inputs of the discovery."""
+        if self.example is not None:
+            self.example.refuse_changed(before, after)
 
     def table(self) -> str:
         """What is free, and what stays and why, for reading."""
@@ -120,22 +127,27 @@ def find_symmetries(
     seed: of the elements that the certificate tries.
 
     An operation that is not understood, and a module that cannot be traced, freezes what it touches and is named in
-    the result: fewer symmetries than there are, never one that is none. Parameters and running statistics move; other
-    buffers are taken as constants. Raises SymmetryError if the certificate fails, naming the group, and
-    where nothing can be certified: outputs that are not finite, or not the same when called again.
+    the result: fewer symmetries than there are, never one that is none. Parameters move, and buffers that are running
+    statistics, that stand beside these in one module, or that are one number all over; other buffers are constants with
+    the values that they have in `model`. Raises SymmetryError if the certificate fails, naming the group, and where
+    nothing can be certified: outputs that are not finite, or not the same when called again.
     """
     if isinstance(model, Problem):
-        args, kwargs = _inputs(model)
+        inputs, one = (_inputs(model, samples) for samples in (SAMPLES, 1))
         model = model.model
-    model = _copied(model).eval()
-    inputs = map_tensors((tuple(args), dict(kwargs or {})), lambda t: t.detach().clone())
+    else:
+        inputs = one = tuple(args), dict(kwargs or {})
+    model = copied(model).eval()
+    inputs, one = (map_tensors(some, lambda t: t.detach().clone()) for some in (inputs, one))
     found = trace(model, *inputs)
+    example = Example(copied(model), inputs, one)
     certifier = _Certifier(model, inputs, seed)
     sizes = {place: len(atoms) for place, atoms in found.slots.items()}
     structure = Structure.of(model)
     while True:
         groups, fixed = _solved(found)
-        result = Symmetries(tuple(groups), sizes, fixed, dict(found.unknown), found.failure, _share(groups, structure))
+        share = _share(groups, structure)
+        result = Symmetries(tuple(groups), sizes, fixed, dict(found.unknown), found.failure, share, example=example)
         if not groups:
             return result
         controls = [certifier.control(group, sizes) for group in groups]
@@ -150,14 +162,8 @@ def find_symmetries(
                 found.relations.mark(found.slots[place][indices], indices, reason)
 
 
-def _copied(model: nn.Module) -> nn.Module:
-    """A copy, also of modules that hold computed tensors, as the old weight_norm does; deepcopy refuses these."""
-    held = tensors_of([list(vars(module).values()) for module in model.modules()])
-    return copy.deepcopy(model, {id(t): t.detach().clone() for t in held if not t.is_leaf})
-
-
-def _inputs(problem: Problem) -> tuple[tuple, dict]:
-    batch = problem.blocks(SAMPLES)[""][0]
+def _inputs(problem: Problem, samples: int) -> Inputs:
+    batch = problem.blocks(samples)[""][0]
     batch = map_tensors(batch, lambda t: t.to(problem.device, problem.dtype if t.is_floating_point() else None))
     args, kwargs = inputs_of(batch)
     accepted = _keywords(problem.model)
@@ -209,37 +215,23 @@ def _share(groups: Sequence[Group], structure: Structure) -> float:
     return 1 - still / max(structure.numel, 1)
 
 
-DOUBLE = {
-    **dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float64),
-    **dict.fromkeys((torch.complex32, torch.complex64), torch.complex128),
-}
-
-
-class _InDouble(TorchDispatchMode):
-    """A lower precision that a forward asks for by name is double precision."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        args = [DOUBLE.get(a, a) if isinstance(a, torch.dtype) else a for a in args]
-        kwargs = {k: DOUBLE.get(a, a) if isinstance(a, torch.dtype) else a for k, a in (kwargs or {}).items()}
-        return func(*args, **kwargs)
-
-
 class _Certifier:
     """Tries the symmetries of one module; what a group was seen to change is remembered."""
 
-    def __init__(self, model: nn.Module, inputs: tuple[tuple, dict], seed: int):
+    def __init__(self, model: nn.Module, inputs: Inputs, seed: int):
         self.model, self.inputs, self.seed = model, inputs, seed  # the model is perturbed where it stands
         self.controls: dict[bytes, float | None] = {}
+        self.names = _names(model)
 
     @cached_property
     def perturbed(self) -> nn.Module:
-        return _perturb(self.model, self.seed)
+        return _perturb(self.model, self.seed, self.names)
 
     @cached_property
     def double(self) -> _Run:
         """In float64."""
-        model = _copied(self.perturbed).double()
-        run = _Run(model, map_tensors(self.inputs, lambda t: t.to(DOUBLE.get(t.dtype, t.dtype))), _InDouble)
+        model = copied(self.perturbed).double()
+        run = _Run(model, map_tensors(self.inputs, in_double), self.names, InDouble)
         for i, output in enumerate(run.before):
             if not output.isfinite().all():
                 raise SymmetryError(
@@ -260,7 +252,7 @@ class _Certifier:
         tensors = [*self.perturbed.parameters(), *tensors_of(self.inputs)]
         if any(t.dtype != torch.float32 for t in tensors if t.is_floating_point()):
             return None
-        run = _Run(self.perturbed, self.inputs)
+        run = _Run(self.perturbed, self.inputs, self.names)
         self.double.all_rounding(run.before)
         rounding = self.double.difference(run.before)
         if not rounding <= 1e-2:  # it overflows, or nearly
@@ -300,7 +292,8 @@ class _Certifier:
         if key not in self.controls:
             rng = np.random.default_rng(self.seed)
             element = Permutation.of([group], sizes, lambda g, *_: np.roll(np.arange(g.size), rng.integers(1, g.size)))
-            weightiest = sorted(element.moved, key=lambda place: -self.double.state[place[0]].ndim)
+            moved = [place for place in element.moved if place[0] in self.double.state]
+            weightiest = sorted(moved, key=lambda place: -self.double.state[place[0]].ndim)
             changes = (self._seen(element.without(place)) for place in weightiest)
             self.controls[key] = next((change for change in changes if not change <= VISIBLE), None)
         return self.controls[key]
@@ -332,35 +325,28 @@ def _generators(group: Group, sizes: Mapping[Place, int]) -> list[Permutation]:
     return [cycle, swap]
 
 
-def _perturb(model: nn.Module, seed: int) -> nn.Module:
-    """Add noise to the weights and running statistics of a module: fresh ones (zeros, ones) would hide errors."""
+def _perturb(model: nn.Module, seed: int, names: Sequence[str]) -> nn.Module:
+    """Add noise to the weights and moving buffers of a module: fresh ones (zeros, ones) would hide errors."""
     generator = torch.Generator().manual_seed(seed)
-    structure = Structure.of(model)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    state = state_of(model)
     with torch.no_grad():
-        for name in structure.entries:
-            p = parameters[name]
-            noise = torch.randn(p.shape, generator=generator).to(p)
-            p.add_(noise.mul_(0.3 * p.std(unbiased=False) + 0.02))
-        for name, buffer in _statistics(model).items():
-            noise = torch.rand(buffer.shape, generator=generator).to(buffer)
-            buffer.mul_(1 + 0.3 * noise).add_(0.1 * noise if "running" in name else 0.0)
+        for name in names:
+            tensor = state[name]
+            if isinstance(tensor, nn.Parameter):
+                noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+                tensor.add_(noise.mul_(0.3 * tensor.std(unbiased=False) + 0.02))
+            else:
+                noise = torch.rand(tensor.shape, generator=generator).to(tensor)
+                tensor.mul_(1 + 0.3 * noise).add_(0.0 if name.endswith(("_u", "_v")) else 0.1 * noise)
     return model
 
 
-def _tensors(output: Any) -> list[Tensor]:
-    """The tensors of an output: in all that torch.export looks into, registered dataclasses too."""
-    return [t for t in torch.utils._pytree.tree_leaves(output) if isinstance(t, Tensor)]
-
-
-def _statistics(model: nn.Module) -> dict[str, Tensor]:
-    """The buffers that symmetries move."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    return {
-        name: t
-        for name, t in model.state_dict().items()
-        if STATISTICS.search(name) and t.is_floating_point() and name not in parameters
-    }
+def _names(model: nn.Module) -> list[str]:
+    """Of what symmetries may move: parameters and buffers, each under its first name."""
+    buffers: dict[int, str] = {}
+    for name, tensor in moving_buffers(model).items():
+        buffers.setdefault(id(tensor), name)
+    return [*Structure.of(model).entries, *buffers.values()]
 
 
 class _Run:
@@ -369,18 +355,19 @@ class _Run:
     def __init__(
         self,
         model: nn.Module,
-        inputs: tuple[tuple, dict],
+        inputs: Inputs,
+        names: Sequence[str],
         mode: Callable[[], AbstractContextManager] = nullcontext,
     ):
         self.model, self.inputs, self.mode = model, inputs, mode
-        parameters = dict(model.named_parameters(remove_duplicate=False))
-        self.state = {name: parameters[name].detach() for name in Structure.of(model).entries} | _statistics(model)
+        state = state_of(model)
+        self.state = {name: state[name].detach() for name in names}
         self.before = self._outputs(self.state)
         self.sizes = [float(t.abs().max()) for t in self.before]
 
     def change(self, permutation: Permutation) -> float:
         """The largest change of an output, relative to the largest entry of that output."""
-        moved = {name: self.state[name] for name, _ in permutation.moved}
+        moved = {name: self.state[name] for name, _ in permutation.moved if name in self.state}
         return self.difference(self._outputs({**self.state, **permutation.tensors(moved)}))
 
     def difference(self, after: Sequence[Tensor]) -> float:
@@ -401,5 +388,4 @@ class _Run:
         with torch.no_grad(), untouched_rng(), self.mode():
             torch.manual_seed(0)
             output = torch.func.functional_call(self.model, dict(state), args, kwargs)
-        found = [torch.view_as_real(t) if t.is_complex() else t for t in _tensors(output) if t.numel()]
-        return [t.double() for t in found]
+        return outputs_of(output)

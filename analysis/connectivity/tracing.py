@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import re
 import warnings
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from ..data import tensors_of
 from ..weights import Structure
 from .atoms import Relations
 from .labels import Labelled
@@ -119,32 +121,59 @@ def _walked(program: ExportedProgram, model: nn.Module) -> Trace:
 
 
 def _state_labels(model: nn.Module, structure: Structure, found: Trace) -> dict[str, Labelled]:
-    """Fresh atoms for each axis of each parameter and of running statistics."""
-    tensors = dict(model.named_parameters(remove_duplicate=False))
-    tensors = {name: tensors[name] for name in structure.entries}
-    tensors |= {name: b for name, b in model.state_dict().items() if STATISTICS.search(name) and name not in tensors}
-    labels = {}
+    """Fresh atoms for each axis of each parameter and moving buffer; names of one storage have the same."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    tensors: dict[str, Tensor] = {name: parameters[name] for name in structure.entries}
+    tensors |= moving_buffers(model)
+    labels: dict[str, Labelled] = {}
+    first: dict[int, str] = {}
     for name, tensor in tensors.items():
-        if name in structure.aliases or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        if not tensor.is_floating_point():
             continue
-        groups = []
+        known = first.setdefault(id(tensor), name)
         for axis, size in enumerate(tensor.shape):
             if size > 1:
-                found.slots[name, axis] = found.relations.new(size)
-                groups.append(((axis,), found.slots[name, axis]))
-        labels[name] = Labelled(tuple(tensor.shape), tuple(groups))
+                found.slots[name, axis] = found.slots[known, axis] if known != name else found.relations.new(size)
+        groups = tuple(((axis,), found.slots[name, axis]) for axis, size in enumerate(tensor.shape) if size > 1)
+        labels[name] = labels[known] if known != name else Labelled(tuple(tensor.shape), groups)
     return labels
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy, also of modules that hold computed tensors, as the old weight_norm does; deepcopy refuses these."""
+    held = tensors_of([list(vars(module).values()) for module in model.modules()])
+    return copy.deepcopy(model, {id(t): t.detach().clone() for t in held if not t.is_leaf})
+
+
+def moving_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that symmetries move, which checkpoints may hold other values of: floating-point ones of the state
+    that are running statistics, that stand beside these in one module (frozen norms), or that are one number all over
+    (masks before pruning). Others are constants, whose values tell units apart.
+    """
+    state = model.state_dict(keep_vars=True)
+    found = {}
+    for name, tensor in state.items():
+        if isinstance(tensor, nn.Parameter) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        beside = ".".join([*name.split(".")[:-1], "running_mean"])
+        if STATISTICS.search(name) or beside in state or _uniform(tensor):
+            found[name] = tensor
+    return found
+
+
+def _uniform(tensor: Tensor) -> bool:
+    return tensor.numel() > 1 and bool(torch.isfinite(tensor).all() and (tensor == tensor.flatten()[0]).all())
 
 
 def _pin_unused(
     program: Any, named: Mapping, structure: Structure, labels: Mapping[str, Labelled], found: Trace
 ) -> None:
     used = {
-        structure.aliases.get(named[node.name], named[node.name])
+        id(labels.get(structure.aliases.get(named[node.name], named[node.name])))
         for node in program.graph.nodes
         if node.op == "placeholder" and node.users and node.name in named
     }
-    Speaker(found.relations, "unused", "no use at all").freeze(t for name, t in labels.items() if name not in used)
+    Speaker(found.relations, "unused", "no use at all").freeze(t for t in labels.values() if id(t) not in used)
 
 
 class _Walker:

@@ -17,7 +17,8 @@ from ..problem import Problem
 from ..results import provenance_json
 from ..strategy import Strategy
 from ..subspace import Line
-from .matching import _correlations
+from .activations import correlations
+from .damage import refuse_damaged
 
 
 def unit_correlations(problem: Problem, first: Checkpoint, second: Checkpoint, layer: str) -> xr.Dataset:
@@ -33,12 +34,13 @@ def unit_correlations(problem: Problem, first: Checkpoint, second: Checkpoint, l
 
     Raises LandscapeError for equal checkpoints and for a layer that there is not.
     """
+    refuse_damaged(first, second)
     line = Line.through(first, second)
     kinds = (nn.Linear, nn.modules.conv._ConvNd)
     known = [name for name, module in problem.model.named_modules() if isinstance(module, kinds)]
     if layer not in known:
         raise LandscapeError(f"There is no linear or convolutional module {layer!r}; there are {known}.")
-    matrix = _correlations(problem, first, second, {layer: {False: (layer, 0, False)}})[layer, 0, False]
+    matrix = correlations(problem, first, second, {layer: {False: (layer, 0, False)}})[layer, 0, False]
     bipartite, semi = linear_sum_assignment(matrix, maximize=True)[1], matrix.argmax(1)
     every = np.arange(len(matrix))
     about = {"long_name": "correlation", "units": ""}

@@ -27,7 +27,8 @@ from analysis.connectivity import (
     repaired,
     repaired_barrier,
 )
-from analysis.connectivity.barrier import path_variables, refuse_damaged
+from analysis.connectivity.barrier import path_variables
+from analysis.connectivity.damage import refuse_damaged
 from analysis.connectivity.running import Progress
 from analysis.provenance import versions
 
