@@ -57,7 +57,7 @@ def test_a_star_of_eight_networks_is_nearer_to_others_than_these_are_to_each_oth
     sources = [first, *(match_weights(found, first, other).checkpoint for other in others)]
     digests = [c.digest for c in sources]
     epoch = -(-len(data.x_train) // 128)
-    search = StarSearch(problem, sources, symmetries=found, steps=60 * epoch, batch_size=128, points=11)
+    search = StarSearch(problem, sources, symmetries=found, steps=30 * epoch, batch_size=128, points=11)
     seen = list(search.steps())
 
     def mean_heights(pairs):
