@@ -108,7 +108,7 @@ def test_a_loss_that_is_not_finite_on_the_way_is_an_infinite_barrier():
 
 
 def test_frozen_statistics_of_another_network_are_no_path():
-    problem, a, b = digits_pair("resnet16")
+    problem, a, b = digits_pair("resnet16", split="test")
     with pytest.raises(LandscapeError, match="recalibrated"):
         list(barrier(problem.with_batchnorm("frozen"), a, b, points=3))
     *_, ds = barrier(problem, a, b, points=3)
@@ -134,10 +134,11 @@ def test_bad_arguments():
 
 def test_wide_networks_are_connected_after_matching(tmp_path):
     problem, a, b = digits_pair("mlp512")
-    *_, naive = barrier(problem, a, b)
+    *_, naive = barrier(problem, a, b, points=9)
     found = find_symmetries(problem)
-    *_, matched = barrier(problem, a, match_activations(found, problem, a, b).checkpoint)
-    *_, weights = barrier(problem, a, match_weights(found, a, b, problem=problem).checkpoint)
+    *_, matched = barrier(problem, a, match_activations(found, problem, a, b).checkpoint, points=9)
+    starts = ["identity", "activations"]
+    *_, weights = barrier(problem, a, match_weights(found, a, b, starts=starts, problem=problem).checkpoint, points=9)
     assert float(naive.loss_barrier) >= 0.6
     assert float(matched.loss_barrier) <= 0.02
     assert float(weights.loss_barrier) <= 0.05

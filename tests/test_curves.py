@@ -51,7 +51,7 @@ def test_points_of_a_polygon():
 @pytest.mark.parametrize("kind", ["bezier", "polygon"])
 def test_a_trained_bend_is_the_one_of_lowest_mean_loss(kind):
     problem, a, b = ring()
-    search = CurveSearch(problem, a, b, kind=kind, steps=1500, learning_rate=0.02, seed=1)
+    search = CurveSearch(problem, a, b, kind=kind, steps=700, learning_rate=0.02, seed=1)
     *_, ds = search.steps()
     nodes, weights = np.polynomial.legendre.leggauss(200)
     t, weights = (nodes + 1) / 2, weights / 2
@@ -78,7 +78,7 @@ def test_several_bends_follow_the_valley_closer():
     problem, a, b = ring()
     heights = []
     for bends in (1, 3):
-        *_, ds = CurveSearch(problem, a, b, kind="polygon", bends=bends, steps=800, learning_rate=0.02).steps()
+        *_, ds = CurveSearch(problem, a, b, kind="polygon", bends=bends, steps=300, learning_rate=0.02).steps()
         heights.append(float(ds.loss_barrier))
     assert heights[1] < 0.5 * heights[0]
 
@@ -109,7 +109,7 @@ def test_the_plane_of_a_curve():
 def test_a_curve_joins_networks_that_a_line_does_not(tmp_path):
     problem, a, b = digits_pair("mlp128")
     digests = a.digest, b.digest
-    search = CurveSearch(problem, a, b, steps=600)
+    search = CurveSearch(problem, a, b, steps=300)
     seen = list(search.steps())
     *_, straight = barrier(problem, a, b)
     assert float(straight.loss_barrier) > 0.4
@@ -118,9 +118,9 @@ def test_a_curve_joins_networks_that_a_line_does_not(tmp_path):
     assert [ds.attrs["status"] for ds in seen] == ["running"] * (len(seen) - 1) + ["done"]
     progress = [ds.attrs["progress"] for ds in seen]
     assert progress == sorted(progress)
-    assert seen[-1].training_loss.sizes["step"] == 600
+    assert seen[-1].training_loss.sizes["step"] == 300
     assert seen[-1].attrs["length"] > seen[-1].attrs["distance"]
-    assert provenance(seen[-1])["steps"] == 600
+    assert provenance(seen[-1])["steps"] == 300
     assert (a.digest, b.digest) == digests
     for i, end in enumerate((a, b)):
         assert float(seen[-1].loss[-i]) == pytest.approx(problem.measure(end)["loss"][0], rel=1e-5)

@@ -131,7 +131,7 @@ def test_running_statistics_are_averages_over_batches(batch_size):
 
 
 def test_merged_residual_networks(tmp_path):
-    problem, a, b = digits_pair("resnet32")
+    problem, a, b = digits_pair("resnet32", split="test")
     found = find_symmetries(problem)
     naive, merged = average(problem, [a, b]), merge(found, problem, [a, b], method="activations").checkpoint
     ends = np.mean([problem.measure(c)["loss"][0] for c in (a, b)])

@@ -28,7 +28,7 @@ def middle(problem, a, b):
 
 def test_among_all_permutations_it_finds_one_of_the_best():
     gains = []
-    for seed in range(4):
+    for seed in range(2):
         problem = Problem(mlp((6, 5, 3)), "cross_entropy", classification())
         a, b = (problem.checkpoint(trained(s), name=str(s)) for s in (2 * seed, 2 * seed + 1))
         found = find_symmetries(problem)
@@ -37,7 +37,7 @@ def test_among_all_permutations_it_finds_one_of_the_best():
             moved = {("0.weight", 0), ("0.bias", 0), ("2.weight", 1)}
             element = Permutation({p: np.array(order) for p in moved})
             every.append(middle(problem, a, element.apply(b)))
-        search = StraightThrough(found, problem, a, b, steps=150, learning_rate=0.03)
+        search = StraightThrough(found, problem, a, b, steps=80, learning_rate=0.03)
         *_, ds = search.steps()
         best = search.matching.midpoint
         assert best == pytest.approx(middle(problem, a, search.matching.checkpoint), rel=1e-6)
@@ -49,7 +49,7 @@ def test_among_all_permutations_it_finds_one_of_the_best():
 
 
 def test_it_lowers_the_middle_of_residual_networks(tmp_path):
-    problem, a, b = digits_pair("resnet16")
+    problem, a, b = digits_pair("resnet16", split="test")
     digests = a.digest, b.digest
     found = find_symmetries(problem)
     search = StraightThrough(found, problem, a, b, steps=15)

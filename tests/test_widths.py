@@ -41,8 +41,8 @@ def test_a_hidden_copy_is_found_again():
 
 
 def test_residual_networks_of_two_widths():
-    narrow, a, _ = digits_pair("resnet16")
-    wide, b, _ = digits_pair("resnet32")
+    narrow, a, _ = digits_pair("resnet16", split="test")
+    wide, b, _ = digits_pair("resnet32", split="test")
     found = find_symmetries(wide)
     padded = widened(narrow, wide, a, symmetries=(find_symmetries(narrow), found))
     assert wide.measure(padded)["loss"][0] == pytest.approx(narrow.measure(a)["loss"][0], rel=1e-4)
