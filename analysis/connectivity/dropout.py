@@ -136,7 +136,7 @@ def _refuse_unbounded(problem: Problem, curve: Curve) -> None:
         apart.append(outputs(0.5 * (corners[i] + corners[i + 1])) - (at[i] + at[i + 1]) / 2)
     scale = max(float(values.abs().max()) for values in at)
     worst = max(float(values.abs().max()) for values in apart)
-    if not worst <= ROUNDING * torch.finfo(problem.dtype).eps * scale:
+    if worst > ROUNDING * torch.finfo(problem.dtype).eps * scale:  # where they are nan, the losses will tell
         raise LandscapeError(
             "The loss along this path has no bound: units that are switched off change the outputs, or these do not "
             f"follow the output weights linearly (by {worst / scale:.2g} of the largest). A dropout path joins "

@@ -233,11 +233,11 @@ class _Certifier:
         model = copied(self.perturbed).double()
         run = _Run(model, map_tensors(self.inputs, in_double), self.names, InDouble)
         for i, output in enumerate(run.before):
-            if not output.isfinite().all():
+            if output.isnan().any():
                 raise SymmetryError(
-                    f"Output {i + 1} of {len(run.before)}, {list(output.shape)}, holds values that are not finite, "
-                    "behind which a change would not show. Pass inputs on which all outputs are finite, or a module "
-                    "that gives only those that are (their weights are perturbed by some 30 %)."
+                    f"Output {i + 1} of {len(run.before)}, {list(output.shape)}, holds NaN, behind which a change would "
+                    "not show. Pass inputs on which all outputs are numbers, or a module that gives only those that "
+                    "are (their weights are perturbed by some 30 %)."
                 )
         if not any(run.sizes):
             raise SymmetryError(
@@ -363,7 +363,7 @@ class _Run:
         state = state_of(model)
         self.state = {name: state[name].detach() for name in names}
         self.before = self._outputs(self.state)
-        self.sizes = [float(t.abs().max()) for t in self.before]
+        self.sizes = [float(t[t.isfinite()].abs().max()) if t.isfinite().any() else 0.0 for t in self.before]
 
     def change(self, permutation: Permutation) -> float:
         """The largest change of an output, relative to the largest entry of that output."""
@@ -381,7 +381,8 @@ class _Run:
         self.sizes = [max(size, COARSE * d) for size, d in zip(self.sizes, apart, strict=True)]
 
     def _apart(self, after: Sequence[Tensor]) -> list[float]:
-        return [float((a - b).abs().max()) for a, b in zip(self.before, after, strict=True)]
+        pairs = zip(self.before, after, strict=True)
+        return [float(torch.where(a == b, 0.0, (a - b).abs()).max()) for a, b in pairs]  # infinite ones may be equal
 
     def _outputs(self, state: Mapping[str, Tensor]) -> list[Tensor]:
         args, kwargs = self.inputs
