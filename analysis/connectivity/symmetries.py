@@ -235,8 +235,8 @@ class _Certifier:
         for i, output in enumerate(run.before):
             if output.isnan().any():
                 raise SymmetryError(
-                    f"Output {i + 1} of {len(run.before)}, {list(output.shape)}, holds NaN, behind which a change would "
-                    "not show. Pass inputs on which all outputs are numbers, or a module that gives only those that "
+                    f"Output {i + 1} of {len(run.before)}, {list(output.shape)}, holds NaN, behind which a change would"
+                    " not show. Pass inputs on which all outputs are numbers, or a module that gives only those that "
                     "are (their weights are perturbed by some 30 %)."
                 )
         if not any(run.sizes):
