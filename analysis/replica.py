@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import Checkpoint, persistent_state
+from .checkpoints import Checkpoint, persistent_state, refuse_unread
 from .data import count, map_tensors, tensors_of
 from .errors import ProblemError
 from .measures import TARGET_KEYS, Measure, inputs_of, mean_and_error, moments
@@ -111,6 +111,7 @@ class Replica:
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Stand at a checkpoint: its weights and its buffers."""
+        refuse_unread(checkpoint)
         self.flat.copy_(self.pack(checkpoint.weights))
         self.load_buffers(checkpoint)
 

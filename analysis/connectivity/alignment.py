@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, refuse_unread
 from ..errors import LandscapeError
 from ..provenance import versions
 
@@ -31,6 +31,7 @@ def singular_alignment(
     ``relative_distance`` [layer], |A - B| / |A|. Raises LandscapeError for thresholds outside [0, 1], checkpoints of
     different shapes, and layers that are zero.
     """
+    refuse_unread(first, second)
     levels = np.asarray(thresholds, dtype=np.float64)
     if levels.ndim != 1 or not levels.size or not ((levels >= 0) & (levels <= 1)).all():
         raise LandscapeError(f"thresholds are {thresholds}; expected numbers in [0, 1].")

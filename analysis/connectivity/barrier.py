@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, refuse_unread
 from ..errors import CheckpointError, LandscapeError
 from ..evaluate import Evaluator, Strategy, store
 from ..measures import Measure
@@ -110,6 +110,7 @@ def barrier(
 
 def refuse_damaged(checkpoint: Checkpoint) -> None:
     """Raise CheckpointError for weights that are not finite."""
+    refuse_unread(checkpoint)
     bad = [name for name, tensor in checkpoint.weights.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise CheckpointError(

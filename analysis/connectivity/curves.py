@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, refuse_unread
 from ..errors import CheckpointError, LandscapeError
 from ..evaluate import YIELD_SECONDS, Rows, store
 from ..problem import Problem
@@ -45,6 +45,7 @@ class Curve:
     points: tuple[Checkpoint, ...]
 
     def __post_init__(self) -> None:
+        refuse_unread(*self.points)
         if self.kind not in KINDS:
             raise LandscapeError(f"kind is {self.kind!r}; accepted are {list(KINDS)}.")
         if len(self.points) < 2:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, refuse_unread
 from ..errors import SymmetryError
 from ..weights import Weights
 from .atoms import Nodes
@@ -160,6 +160,7 @@ class Permutation:
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Raises SymmetryError if the checkpoint belongs to another model."""
+        refuse_unread(checkpoint)
         missing = {place[0] for place in self.indices} - set(checkpoint.weights) - set(checkpoint.buffers)
         if missing:
             raise SymmetryError(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, refuse_unread
 from ..errors import LandscapeError
 from ..problem import Problem
 from ..replica import Replica
@@ -126,6 +126,7 @@ def average(
     Raises LandscapeError for shares that do not fit, and for checkpoints of different shapes.
     """
     parts = _valid_shares(shares, len(checkpoints))
+    refuse_unread(*checkpoints)
     weights = _average([c.weights for c in checkpoints], parts)
     name = "mean of " + ", ".join(c.name for c in checkpoints)
     return recalibrated(problem, Checkpoint(weights, checkpoints[0].buffers, name))
@@ -136,6 +137,7 @@ def recalibrated(problem: Problem, checkpoint: Checkpoint) -> Checkpoint:
 
     A network without running statistics keeps its buffers.
     """
+    refuse_unread(checkpoint)
     if "recalibrated" not in problem.batchnorm_choices:
         return checkpoint
     replica = Replica(problem.with_batchnorm("recalibrated"))
@@ -167,6 +169,7 @@ def repaired(
     Raises LandscapeError for shares that do not fit.
     """
     parts = _valid_shares(shares, len(ends))
+    refuse_unread(merged, *ends)
     hidden = repairable(symmetries, problem.model)
     wanted: dict[str, tuple[Tensor, Tensor]] = {}
     for share, end in zip(parts, ends, strict=True):
