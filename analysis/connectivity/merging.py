@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..checkpoints import Checkpoint, refuse_unread
 from ..errors import LandscapeError
 from ..problem import Problem
-from ..replica import Replica
+from ..replica import Replica, settled
 from ..weights import Weights
 from .groups import Permutation
 from .matching import match_activations, match_weights
@@ -140,11 +140,7 @@ def recalibrated(problem: Problem, checkpoint: Checkpoint) -> Checkpoint:
     refuse_unread(checkpoint)
     if "recalibrated" not in problem.batchnorm_choices:
         return checkpoint
-    replica = Replica(problem.with_batchnorm("recalibrated"))
-    replica.load(checkpoint)
-    replica.settle()
-    now = replica.buffers()
-    return replace(checkpoint, buffers={k: now[k].to(v.device, v.dtype) for k, v in checkpoint.buffers.items()})
+    return settled(problem.with_batchnorm("recalibrated"), checkpoint)
 
 
 def repaired(
