@@ -105,6 +105,9 @@ class Permutation:
                 indices[place] = indices[place][step] if place in indices else step
         return cls(indices)
 
+    def __repr__(self) -> str:
+        return f"Permutation(moves {len(self.moved)} of {len(self.indices)} axes)"
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Permutation):
             return NotImplemented

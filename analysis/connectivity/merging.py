@@ -34,6 +34,9 @@ class Merger:
     aligned: tuple[Checkpoint, ...]
     permutations: tuple[Permutation, ...]
 
+    def __repr__(self) -> str:
+        return f"Merger({self.checkpoint!r}, of {len(self.aligned)} aligned)"
+
 
 def match_many(
     symmetries: Symmetries,

@@ -8,6 +8,7 @@ ATen operations; see `rules` for what each operation says and `atoms` for how th
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..data import map_tensors, tensors_of
-from ..errors import SymmetryError
+from ..errors import LandscapeError, SymmetryError
 from ..measures import TARGET_KEYS, inputs_of
 from ..problem import Problem
 from ..randomness import untouched_rng
@@ -119,11 +120,17 @@ def find_symmetries(
 
     An operation that is not understood, and a module that cannot be traced, freezes what it touches and is named in
     the result: fewer symmetries than there are, never one that is none. Parameters and running statistics move; other
-    buffers are taken as constants. Raises SymmetryError if the certificate fails, naming the group.
+    buffers are taken as constants. Raises SymmetryError if the certificate fails, naming the group, and
+    LandscapeError for a module without inputs.
     """
     if isinstance(model, Problem):
         args, kwargs = _inputs(model)
         model = model.model
+    elif not args and not kwargs and _wants_inputs(model):
+        raise LandscapeError(
+            f"{type(model).__name__} was given without inputs, and symmetries are found by calling it: pass a Problem, "
+            "or the args and kwargs of one call, as in find_symmetries(model, (x,))."
+        )
     model = copy.deepcopy(model).eval()
     inputs = map_tensors((tuple(args), dict(kwargs or {})), lambda t: t.detach().clone())
     found = trace(model, *inputs)
@@ -145,6 +152,14 @@ def find_symmetries(
             )
             for place, indices in places.items():
                 found.relations.mark(found.slots[place][indices], indices, reason)
+
+
+def _wants_inputs(model: nn.Module) -> bool:
+    try:
+        inspect.signature(model.forward).bind()
+    except TypeError:
+        return True
+    return False
 
 
 def _inputs(problem: Problem) -> tuple[tuple, dict]:

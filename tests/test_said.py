@@ -1,0 +1,42 @@
+"""What objects of connectivity say of themselves, and what is refused before anything is computed."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from models import ConvBN, mlp, mlp_problem, trained_conv_bn
+
+from analysis import LandscapeError, Problem
+from analysis.connectivity import barrier, find_symmetries, match_weights, merge
+from analysis.replica import Replica
+
+
+def test_matchings_mergers_and_permutations_are_short_in_print():
+    problem = mlp_problem()
+    a, b = problem.checkpoint(mlp(seed=1), name="one"), problem.checkpoint(mlp(seed=2), name="two")
+    found = find_symmetries(problem)
+    matching = match_weights(found, a, b)
+    moved = len(matching.permutation.moved)
+    assert repr(matching.permutation) == f"Permutation(moves {moved} of 9 axes)"
+    assert repr(matching).startswith("Matching('π(two)', objective ")
+    assert "sweeps" in repr(matching)
+    assert "not converged" in repr(replace(matching, converged=False))
+    merger = merge(found, problem, [a, b])
+    assert repr(merger) == f"Merger({merger.checkpoint!r}, of 2 aligned)"
+    for said in (matching, merger, matching.permutation):
+        assert len(repr(said)) < 200
+
+
+def test_a_module_without_inputs_is_refused():
+    with pytest.raises(LandscapeError, match=r"ConvBN.*Problem.*args"):
+        find_symmetries(ConvBN())
+    assert find_symmetries(ConvBN(), (torch.randn(2, 1, 6, 6),)).groups
+
+
+def test_frozen_statistics_that_differ_are_refused_before_any_evaluation(monkeypatch):
+    model, x, y = trained_conv_bn(0)
+    problem = Problem(model, "cross_entropy", (x, y), batchnorm="frozen")
+    a, b = problem.checkpoint(model), problem.checkpoint(trained_conv_bn(1)[0])
+    monkeypatch.setattr(Replica, "totals", lambda *_: pytest.fail("evaluated"))
+    with pytest.raises(LandscapeError, match=r"running statistics.*recalibrated"):
+        barrier(problem, a, b)
