@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .errors import CheckpointError
+from .errors import CheckpointError, misplaced
 from .files import whole_file
 from .fitting import fit_state_dict
 from .reading import CheckpointFile, StateDict, read_checkpoint
@@ -51,6 +51,19 @@ class Checkpoint:
         return _finite(cls(weights, buffers, name))
 
 
+def refuse_unread(*checkpoints: Any) -> None:
+    """Raise CheckpointError for what is not a Checkpoint, saying how to come by one."""
+    for given in checkpoints:
+        if isinstance(given, Checkpoint):
+            continue
+        if isinstance(given, Weights):
+            remedy = "problem.checkpoint(weights, buffers=checkpoint) adds what goes with them"
+        else:
+            named = f"'{given}'" if isinstance(given, (str, PurePath)) else "..."
+            remedy = f"problem.checkpoint({named}) reads one from a path, a state dict or a module"
+        raise CheckpointError(misplaced(given, "a checkpoint is", remedy))
+
+
 def persistent_state(model: nn.Module) -> dict[str, Tensor]:
     """The module's state dict without extra state that is no tensor."""
     state = model.state_dict(keep_vars=True)
@@ -83,6 +96,8 @@ def load_checkpoint(
         file: CheckpointFile | StateDict = StateDict(_tensors_only(source), "")
         label, origin, info = name or "state dict", "", {}
     else:
+        if not isinstance(source, (str, Path, CheckpointFile)):
+            refuse_unread(source)
         file = source if isinstance(source, CheckpointFile) else read_checkpoint(source)
         label, origin, info = name or file.name, str(file.source), dict(file.info)
     fitted = fit_state_dict(
@@ -112,8 +127,10 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> Path:
     path: .safetensors, with `info` as its metadata, or .pt or .pth, the state dict alone as torch.save writes it. The
     file appears whole or not at all.
 
-    Raises CheckpointError for another suffix, and if the folder does not exist or cannot be written to.
+    Raises CheckpointError for what is no checkpoint, another suffix, and a folder that does not exist or cannot be
+    written to.
     """
+    refuse_unread(checkpoint)
     path = Path(path)
     if path.suffix not in (".safetensors", ".pt", ".pth"):
         raise CheckpointError(f"Cannot save a checkpoint as '{path.name}'; give a name in .safetensors, .pt or .pth.")

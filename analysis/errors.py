@@ -1,5 +1,7 @@
 """What a person can mend: errors whose text says what was given, what is accepted and what to do."""
 
+from pathlib import PurePath
+
 
 class LandscapeError(ValueError):
     """Base of every error that this package raises on purpose."""
@@ -32,3 +34,9 @@ class ResultError(LandscapeError):
 
 class SymmetryError(LandscapeError):
     """A permutation that was taken for a symmetry changes the function, or does not fit the weights."""
+
+
+def misplaced(given: object, needed: str, remedy: str) -> str:
+    """The text of an error about an argument of another kind."""
+    shown = f"'{given}'" if isinstance(given, (str, PurePath)) else "What was given"
+    return f"{shown} is a {type(given).__name__} where {needed} needed: {remedy}."

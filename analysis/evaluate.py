@@ -18,7 +18,7 @@ from .replica import Replica, as_rows
 from .results import provenance_json
 from .reuse import Blocks, FirstLayers, first_layers
 from .strategy import Strategy, fastest, out_of_memory
-from .subspace import Subspace
+from .subspace import Subspace, refuse_other
 from .together import Together
 from .trial import agree
 
@@ -178,6 +178,7 @@ def evaluate(
     coordinates named as the subspace's axes, each metric and its standard error ``<metric>_se``, and the mask
     ``computed``.
     """
+    refuse_other(subspace)
     coordinates = np.asarray(coordinates, dtype=np.float64)
     if coordinates.ndim == 1 and len(subspace.axes) == 1:
         coordinates = coordinates[:, None]

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from . import losses
-from .checkpoints import Checkpoint, load_checkpoint, persistent_state
+from .checkpoints import Checkpoint, load_checkpoint, persistent_state, refuse_unread
 from .data import FrozenData, freeze
-from .errors import ProblemError
+from .errors import CheckpointError, ProblemError
 from .measures import Measure, target_of
 from .precision import TF32_EPS
 from .provenance import code_digest
 from .randomness import valid_seed
 from .reading import CheckpointFile
-from .replica import Replica, tracked_norms
+from .replica import Replica, settled, tracked_norms
 from .trial import Conduct, try_out
 from .weights import Structure, Weights
 
@@ -175,18 +175,39 @@ class Problem:
         *,
         name: str | None = None,
         key: str | None = None,
+        buffers: Checkpoint | None = None,
     ) -> Checkpoint:
         """A checkpoint of this problem's model: from a file, a state dict or a module; None is the model as given.
 
-        Raises CheckpointError if it does not fit.
+        Weights too, such as a point of a plane or a curve: with BatchNorm statistics re-estimated there where they are
+        "recalibrated", as in pictures, and the other buffers of `buffers`, or of the model as given.
+
+        Raises CheckpointError if it does not fit, and for weights without `buffers` where statistics are not
+        re-estimated.
         """
         if source is None:
             source = self._checkpoint
+        if isinstance(source, Weights):
+            return self._with_buffers(source, buffers, name or "point")
+        if buffers is not None:
+            raise CheckpointError("buffers go with weights alone, such as plane.point(...); a checkpoint has its own.")
         if isinstance(source, Checkpoint):
             return replace(source, name=name or source.name)
         if isinstance(source, nn.Module):
             source, name = persistent_state(_unwrapped(source)), name or "model"
         return load_checkpoint(source, self.model, key=key, name=name)
+
+    def _with_buffers(self, weights: Weights, like: Checkpoint | None, name: str) -> Checkpoint:
+        if like is None and tracked_norms(self.model) and self.batchnorm != "recalibrated":
+            missing = next(key for key in self._checkpoint.buffers if key.endswith("running_mean"))
+            raise CheckpointError(
+                f"Weights have no '{missing}', and under batchnorm={self.batchnorm!r} it is not re-estimated. Say "
+                "whose to take, as in problem.checkpoint(plane.point(...), buffers=plane.origin)."
+            )
+        like = like or self._checkpoint
+        refuse_unread(like)
+        made = load_checkpoint({**weights, **like.buffers}, self.model, name=name)
+        return settled(self, made) if self.batchnorm == "recalibrated" else made
 
     def measure(self, checkpoint: Checkpoint | None = None) -> dict[str, tuple[Any, Any]]:
         """Mean and standard error of each metric at a checkpoint, under the problem's BatchNorm policy.

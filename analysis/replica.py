@@ -12,13 +12,14 @@ import inspect
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import Checkpoint, persistent_state
+from .checkpoints import Checkpoint, persistent_state, refuse_unread
 from .data import count, map_tensors, tensors_of
 from .errors import ProblemError
 from .measures import TARGET_KEYS, Measure, inputs_of, mean_and_error, moments
@@ -111,6 +112,7 @@ class Replica:
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Stand at a checkpoint: its weights and its buffers."""
+        refuse_unread(checkpoint)
         self.flat.copy_(self.pack(checkpoint.weights))
         self.load_buffers(checkpoint)
 
@@ -333,6 +335,15 @@ def _keywords(model: nn.Module) -> set[str] | None:
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
     return {p.name for p in parameters}
+
+
+def settled(problem: Problem, checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the buffers that the problem's policy gives its weights."""
+    replica = Replica(problem)
+    replica.load(checkpoint)
+    replica.settle()
+    now = replica.buffers()
+    return replace(checkpoint, buffers={k: now[k].to(v.device, v.dtype) for k, v in checkpoint.buffers.items()})
 
 
 def as_rows(results: list[dict[str, tuple[Any, Any]]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

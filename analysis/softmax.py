@@ -21,7 +21,7 @@ from .losses import classes_last
 from .problem import Problem
 from .replica import Replica
 from .results import provenance, provenance_json
-from .subspace import Subspace
+from .subspace import Subspace, refuse_other
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 1.0)
 
@@ -50,6 +50,7 @@ def softmax_radius(problem: Problem, subspace: Subspace, *coordinates: float, te
     Under "recalibrated" and "frozen" running statistics are held constant, and under "batch" they follow the weights.
     Raises LandscapeError for another loss, bad coordinates or a temperature that is not positive.
     """
+    refuse_other(subspace)
     at = np.array(coordinates or [0.0] * len(subspace.axes), dtype=np.float64)
     loss = problem.measures[0]
     if not loss.classifies:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import torch
 
-from .checkpoints import Checkpoint
+from .checkpoints import Checkpoint, refuse_unread
 from .directions import random_directions
-from .errors import LandscapeError
-from .weights import Weights
+from .errors import LandscapeError, misplaced
+from .weights import Weights, refuse_unnamed
 
 if TYPE_CHECKING:
     from .problem import Problem
@@ -93,6 +93,7 @@ class Subspace:
         """Coordinates [axes] of the nearest point of the subspace, and the Euclidean distance to it."""
         if isinstance(weights, Checkpoint):
             weights = weights.weights
+        refuse_unnamed(weights)
         rest = weights.to(torch.float64) - self.origin.weights.to(torch.float64)
         along = np.array([rest.dot(a.weights) for a in self.axes])
         if self.oblique:
@@ -160,7 +161,7 @@ class Subspace:
             "layers": layers if layers is None or isinstance(layers, str) else list(layers),
             "frozen": frozen,
         }
-        _refuse_unread(checkpoint)
+        refuse_unread(checkpoint)
         directions = random_directions(checkpoint.weights, len(cls.names), seed, **options)
         axes = tuple(
             _axis(direction, checkpoint, f"random direction {i}", f"{normalisation} norms")
@@ -177,7 +178,8 @@ class Subspace:
 
         For gradients and eigenvectors. A missing direction is filled by a filter-normalised random one (seed 0).
         """
-        _refuse_unread(checkpoint)
+        refuse_unread(checkpoint)
+        refuse_unnamed(*directions)
         given = list(directions)
         names = [*labels, *(f"direction {i}" for i in range(len(labels) + 1, len(given) + 1))]
         if len(given) < len(cls.names):
@@ -199,7 +201,7 @@ class Subspace:
         while the loss that is drawn follows them, so its slope is another: see `Problem.gradient`. Raises
         LandscapeError where the gradient is zero.
         """
-        _refuse_unread(checkpoint)
+        refuse_unread(checkpoint)
         held = ", BatchNorm statistics held" if problem.batchnorm == "recalibrated" else ""
         space = cls.along(checkpoint, -1.0 * problem.gradient(checkpoint), labels=[f"steepest descent{held}"])
         return replace(space, kind="gradient")
@@ -305,7 +307,7 @@ class Plane(Subspace):
         """
         if len(checkpoints) < 3:
             raise LandscapeError(f"A trajectory of {len(checkpoints)} checkpoints spans no plane; take 3 or more.")
-        _refuse_unread(*checkpoints)
+        refuse_unread(*checkpoints)
         last = checkpoints[-1]
         steps = [point.weights.to(torch.float64) - last.weights.to(torch.float64) for point in checkpoints]
         gram = np.zeros((len(steps), len(steps)))
@@ -332,13 +334,11 @@ class Plane(Subspace):
         return cls(last, axes, tuple(checkpoints), "trajectory", {"explained_variance": share})
 
 
-def _refuse_unread(*checkpoints: Any) -> None:
-    for given in checkpoints:
-        if not isinstance(given, Checkpoint):
-            raise LandscapeError(
-                f"A {type(given).__name__} was given where a checkpoint is needed: read it by problem.checkpoint(...), "
-                "which takes paths, state dicts and modules."
-            )
+def refuse_other(subspace: Any) -> None:
+    """Raise LandscapeError for what is no line or plane."""
+    if not isinstance(subspace, Subspace):
+        remedy = "make one, as by Plane.random(checkpoint) or Line.through(first, second)"
+        raise LandscapeError(misplaced(subspace, "a line or plane is", remedy))
 
 
 def _valid_options(third: Checkpoint | None, centre: str, basis: str, units: str | None) -> str:
@@ -401,7 +401,7 @@ def _orthonormal(directions: Sequence[Weights], labels: Sequence[str]) -> list[W
 
 def _difference(start: Checkpoint, end: Checkpoint) -> Weights:
     """end - start in float64. Raises LandscapeError if the two are equal or of different shapes."""
-    _refuse_unread(start, end)
+    refuse_unread(start, end)
     difference = end.weights.to(torch.float64) - start.weights.to(torch.float64)
     if difference.norm() == 0:
         raise LandscapeError(f"'{start.name}' and '{end.name}' hold the same weights; there is no line between them.")

@@ -21,7 +21,7 @@ from .interpolation import CUBIC, CUBIC_LOG, candidates, disagreement, kind, rou
 from .problem import Problem
 from .replica import Replica
 from .results import provenance
-from .subspace import Extent, Subspace
+from .subspace import Extent, Subspace, refuse_other
 
 COARSEST_CELLS = {1: 8, 2: 16}
 CHECKS = {1: 9, 2: 30}  # points off the grid at which the first level that may count as converged is checked
@@ -69,6 +69,7 @@ def surface(
     error and status ("running", "converged", "unconverged", "dense") are attributes. Close the generator to
     cancel. Raises LandscapeError for bad arguments, before anything is evaluated, and where no loss is finite.
     """
+    refuse_other(subspace)
     shape = _valid_resolution(subspace, resolution)
     extent = _valid_extent(subspace, extent, max(shape))
     if not 0 < tolerance < 1:

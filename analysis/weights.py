@@ -9,11 +9,12 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .errors import LandscapeError, ProblemError
+from .errors import LandscapeError, ProblemError, misplaced
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -210,11 +211,13 @@ class Weights(Mapping[str, Tensor]):
 
     def add(self, other: Weights, scale: float = 1.0) -> Weights:
         """self + scale * other."""
+        refuse_unnamed(other)
         _same_names(other, self, "the second weights", "the first")
         return self.map(lambda name, tensor: torch.add(tensor, other[name], alpha=scale))
 
     def dot(self, other: Weights) -> float:
         """Inner product over all entries, accumulated in float64."""
+        refuse_unnamed(other)
         _same_names(other, self, "the second weights", "the first")
         return sum(
             float(torch.dot(tensor.flatten().double(), other[name].flatten().double())) for name, tensor in self.items()
@@ -251,6 +254,14 @@ def hash_tensor(hasher, tensor: Tensor, name: str = "") -> None:
     dense = tensor.detach().cpu().contiguous()
     hasher.update(f"{name}:{dense.dtype}:{list(dense.shape)};".encode())
     hasher.update(dense.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def refuse_unnamed(*given: Any) -> None:
+    """Raise LandscapeError for what is not Weights."""
+    for each in given:
+        if not isinstance(each, Weights):
+            remedy = "checkpoint.weights, plane.point(...) and problem.gradient(...) are such"
+            raise LandscapeError(misplaced(each, "weights are", remedy))
 
 
 def _same_names(given: Mapping, expected: Mapping, given_as: str, expected_as: str) -> None:

@@ -2,7 +2,8 @@
 
 A line ``<!-- include README.md from "..." to "..." -->`` stands for the lines of a file at the top of the repository
 from the one that begins with the first text up to the one that begins with the second, which is left out; without
-``to`` to the end of the file, without both for all of it.
+``to`` to the end of the file, without both for all of it. Where that is code, its fence goes along. The link before
+it is what a reader of the plain file has instead.
 """
 
 import base64
@@ -14,7 +15,7 @@ from posixpath import relpath
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-INCLUDE = re.compile(r'^<!-- include (\S+)(?: from "(.+?)")?(?: to "(.+?)")? -->$', flags=re.M)
+INCLUDE = re.compile(r'^(?:\[[^\]]+\]\(\S+\) )?<!-- include (\S+)(?: from "(.+?)")?(?: to "(.+?)")? -->$', flags=re.M)
 LINK = re.compile(r"(?<=\]\()([^)\s#]+)")
 FENCED = re.compile(r"^```.*?^```$", flags=re.M | re.S)
 
@@ -27,6 +28,8 @@ def page(markdown: str, address: str) -> str:
 def _part(file: str, first: str | None, last: str | None, address: str) -> str:
     lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     start = _line(lines, first, 0, file) if first else 0
+    if start and re.match(r"```\w+$", lines[start - 1]):
+        start -= 1
     end = _line(lines, last, start + 1, file) if last else len(lines)
     part = "\n".join(lines[start:end])
     return _outside_code(part, lambda text: LINK.sub(lambda found: _moved(found[0], address), text))

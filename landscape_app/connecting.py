@@ -224,7 +224,10 @@ def _certified(found: Symmetries) -> str:
     if found.certificate is None:
         return f"{whole}; nothing to certify"
     change, control = (number(v, 2) for v in (found.certificate.change, found.certificate.control))
-    return f"{whole}; certified: they change outputs by at most {change} of the largest, a part of one by {control}"
+    return (
+        f"{whole}; certified: random permutations change the outputs by at most {change} of the largest, leaving out "
+        f"one axis of one changes them by {control} or more"
+    )
 
 
 def _said_of_matching(matching: Matching, reference: Checkpoint, moving: Checkpoint) -> str:

@@ -100,14 +100,21 @@ def unlike(state: State) -> tuple[str, str]:
     return UNLIKE, f"They cannot say {'; '.join(lacking)}. Compute draws what they say instead."
 
 
+def _also(problem: Any) -> dict[str, Any]:
+    return getattr(problem, "also", {})
+
+
 def cost(state: State) -> str:
     """How much Compute will evaluate."""
     kind = SLICES[state.slice]
     points = state.resolution**kind.dims * max(1, len(state.request().seeds))
     if any(state.trouble):
         return f"At most {points:,} points."
-    samples = state.project.problems[state.problem].n
-    each = f"each on {samples:,} samples"
+    problem = state.project.problems[state.problem]
+    samples = [f"{problem.n:,} samples", *(f"{part.n:,} of {name}" for name, part in _also(problem).items())]
+    each = f"each on {' and '.join(samples)}"
+    if getattr(problem, "batchnorm", "") == "recalibrated":
+        each += f", after {problem.calibration.n:,} for the BatchNorm statistics"
     if state.tolerance == 0:
         return f"{points:,} points, {each}."
     return f"At most {points:,} points, fewer where the surface is smooth, {each}."

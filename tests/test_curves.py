@@ -9,7 +9,8 @@ from test_matching import digits_pair
 from torch import nn
 
 from analysis import Checkpoint, CheckpointError, LandscapeError, Problem, load, provenance, save
-from analysis.connectivity import Curve, CurveSearch, barrier
+from analysis.connectivity import Curve, CurveSearch, barrier, barrier_height, curves
+from analysis.replica import Replica
 
 
 def at(x, y):
@@ -125,6 +126,65 @@ def test_a_curve_joins_networks_that_a_line_does_not(tmp_path):
     for i, end in enumerate((a, b)):
         assert float(seen[-1].loss[-i]) == pytest.approx(problem.measure(end)["loss"][0], rel=1e-5)
     assert load(save(seen[-1], tmp_path / "curve.nc")).equals(seen[-1])
+
+
+class Clock:
+    """Looking at a place takes 0.2 s and a step of training 0.1 s, the first 2 s."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.steps = 0.0, 0
+        measure, descend = Replica.measure, Replica.loss_and_gradient
+
+        def slow_measure(replica):
+            self.now += 0.2
+            return measure(replica)
+
+        def slow_descend(replica, batches):
+            self.now += 0.1 if self.steps else 2.0
+            self.steps += 1
+            return descend(replica, batches)
+
+        monkeypatch.setattr(Replica, "measure", slow_measure)
+        monkeypatch.setattr(Replica, "loss_and_gradient", slow_descend)
+        monkeypatch.setattr(curves.time, "perf_counter", lambda: self.now)
+
+
+def test_a_curve_that_was_not_looked_at_yet_has_no_barrier(monkeypatch):
+    clock = Clock(monkeypatch)
+    problem, a, b = ring()
+    search = CurveSearch(problem, a, b, steps=500, learning_rate=0.02)
+    seen = []
+    for ds in search.steps():
+        seen.append((clock.now, ds))
+    straight = float(barrier_height(seen[0][1].t.values, seen[0][1].loss.values, seen[0][1].marker_loss.values)[0])
+    looked = [ds for _, ds in seen if ds.attrs["looked_at_step"]]
+    unseen = [ds for _, ds in seen if not ds.attrs["looked_at_step"]]
+    assert len(unseen) > 20 < len(looked)
+    assert unseen[0].attrs["evaluations"] == 0
+    assert np.isfinite(unseen[0].loss).all()  # it begins as the straight line
+    for ds in unseen:
+        assert np.isnan([ds.loss_barrier, ds.loss_barrier_at]).all()
+        assert ds.attrs["evaluations"] == 0 or np.isnan(ds.loss).all()
+        assert ds.attrs["evaluations"] == 0 or not ds.computed.any()
+        assert np.isfinite(ds.marker_loss).all()
+    for ds in looked:
+        assert ds.attrs["looked_at_step"] <= ds.attrs["evaluations"]
+        assert float(ds.loss_barrier) < 0.7 * straight
+        assert ds.computed.all()
+    assert looked[-1].attrs["looked_at_step"] == 500
+
+
+def test_the_time_left_is_said_once_steps_tell_it(monkeypatch):
+    clock = Clock(monkeypatch)
+    problem, a, b = ring()
+    seen = [(clock.now, ds.attrs) for ds in CurveSearch(problem, a, b, steps=400).steps()]
+    end = seen[-1][0]
+    assert np.isnan(seen[0][1]["eta_s"])
+    told = [(now, facts["eta_s"]) for now, facts in seen if np.isfinite(facts["eta_s"])]
+    assert len(told) > 0.8 * len(seen)
+    for now, eta in told:
+        assert eta == pytest.approx(end - now, rel=0.35, abs=6.0)  # a look takes 5
+    assert told[-1][1] == 0.0
 
 
 def test_cancelled_where_it_is_and_the_same_again():

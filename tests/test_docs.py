@@ -48,6 +48,18 @@ def test_the_navigation_names_each_page_once():
     assert sorted(NAVIGATION) == sorted(PAGES)
 
 
+@pytest.mark.parametrize("name", sorted(WRITTEN))
+def test_a_page_can_be_read_where_nothing_is_built(name):
+    text = WRITTEN[name]
+    assert len(re.findall(r"^```", text, flags=re.M)) % 2 == 0
+    assert "<!-- include" not in "".join(re.findall(r"^```.*?^```", text, flags=re.M | re.S))
+    for line in re.findall(r"^.*<!-- include.*$", text, flags=re.M):
+        file, _, anchor = re.match(r"\[[^\]]+\]\(([^)]+)\) <!--", line)[1].partition("#")
+        source = (DOCS / name).parent / file
+        headings = re.findall(r"^#+ (.+)$", source.read_text(encoding="utf-8"), flags=re.M)
+        assert not anchor or anchor in [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings]
+
+
 @pytest.mark.parametrize("name", sorted(PAGES))
 def test_links_and_pictures_of_a_page_resolve(name):
     text = re.sub(r"^```.*?^```", "", PAGES[name], flags=re.M | re.S)

@@ -11,7 +11,24 @@ from models import mlp, mlp_problem
 from safetensors.torch import save_file
 from torch import nn
 
-from analysis import LandscapeError, Line, Plane, Problem, ProjectError
+import analysis
+from analysis import (
+    CheckpointError,
+    Curvature,
+    LandscapeError,
+    Line,
+    Plane,
+    Problem,
+    ProjectError,
+    along_training,
+    connectivity,
+    evaluate,
+    over_seeds,
+    save_checkpoint,
+    sharpness,
+    softmax_radius,
+    surface,
+)
 from landscape_app import cli
 from landscape_app.explorer import Explorer
 from landscape_app.jobs import JobState
@@ -155,6 +172,126 @@ def test_what_is_not_yet_read_is_no_checkpoint(given, made):
     problem = mlp_problem()
     with pytest.raises(LandscapeError, match=r"problem\.checkpoint"):
         made(given, problem.checkpoint(), problem)
+
+
+PAIRS = {  # public functions of checkpoints, and how each is called with something in the place of one
+    "analysis.save_checkpoint": lambda g, p, s, c, d: save_checkpoint(g, "x.pt"),
+    "connectivity.Curve": lambda g, p, s, c, d: connectivity.Curve("bezier", (c, g)),
+    "connectivity.CurveSearch": lambda g, p, s, c, d: connectivity.CurveSearch(p, c, g),
+    "connectivity.StarSearch": lambda g, p, s, c, d: connectivity.StarSearch(p, [c, g]),
+    "connectivity.StraightThrough": lambda g, p, s, c, d: connectivity.StraightThrough(s, p, c, g),
+    "connectivity.average": lambda g, p, s, c, d: connectivity.average(p, [c, g]),
+    "connectivity.barrier": lambda g, p, s, c, d: connectivity.barrier(p, g, c),
+    "connectivity.barrier_matrix": lambda g, p, s, c, d: connectivity.barrier_matrix(p, [c, g]),
+    "connectivity.dropout_curve": lambda g, p, s, c, d: connectivity.dropout_curve(c, g),
+    "connectivity.dropout_path": lambda g, p, s, c, d: connectivity.dropout_path(p, g, c),
+    "connectivity.example_barriers": lambda g, p, s, c, d: connectivity.example_barriers(p, c, g),
+    "connectivity.initialisation_line": lambda g, p, s, c, d: connectivity.initialisation_line(p, g, c),
+    "connectivity.layer_barriers": lambda g, p, s, c, d: connectivity.layer_barriers(p, c, g),
+    "connectivity.layers_of": lambda g, p, s, c, d: connectivity.layers_of(g),
+    "connectivity.linear_cka": lambda g, p, s, c, d: connectivity.linear_cka(p, g, c),
+    "connectivity.match_activations": lambda g, p, s, c, d: connectivity.match_activations(s, p, c, g),
+    "connectivity.match_many": lambda g, p, s, c, d: connectivity.match_many(s, [c, d, g]),
+    "connectivity.match_weights": lambda g, p, s, c, d: connectivity.match_weights(s, g, c),
+    "connectivity.merge": lambda g, p, s, c, d: connectivity.merge(s, p, [g, c]),
+    "connectivity.path_curvature": lambda g, p, s, c, d: connectivity.path_curvature(p, g, c),
+    "connectivity.recalibrated": lambda g, p, s, c, d: connectivity.recalibrated(p, g),
+    "connectivity.repaired": lambda g, p, s, c, d: connectivity.repaired(s, p, c, [d, g]),
+    "connectivity.repaired_barrier": lambda g, p, s, c, d: connectivity.repaired_barrier(s, p, g, c),
+    "connectivity.singular_alignment": lambda g, p, s, c, d: connectivity.singular_alignment(c, g),
+    "connectivity.unit_correlations": lambda g, p, s, c, d: connectivity.unit_correlations(p, c, g, "0"),
+    "connectivity.widened": lambda g, p, s, c, d: connectivity.widened(p, p, g, symmetries=(s, s)),
+    "connectivity.with_layers": lambda g, p, s, c, d: connectivity.with_layers(c, g, ["0"]),
+}
+
+
+def takes_checkpoints(function):
+    said = {k: str(v) for of in (function, function.__init__) for k, v in getattr(of, "__annotations__", {}).items()}
+    return any("Checkpoint" in v and "None" not in v for k, v in said.items() if k != "return")
+
+
+def test_the_table_holds_all_functions_of_checkpoints():
+    found = {
+        f"{module.__name__.rpartition('.')[2]}.{name}"
+        for module in (analysis, connectivity)
+        for name in module.__all__
+        if takes_checkpoints(getattr(module, name))
+    }
+    results = {"connectivity.Matching", "connectivity.Merger", "analysis.Line", "analysis.Plane"}  # those made above
+    readers = {"analysis.along_training", "analysis.load_checkpoint"}  # they read what they are given
+    assert found - results - readers == set(PAIRS)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    problem = mlp_problem()
+    first, second = problem.checkpoint(mlp(seed=1), name="first"), problem.checkpoint(mlp(seed=2), name="second")
+    return problem, connectivity.find_symmetries(problem), first, second
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_functions_of_checkpoints_say_what_else_was_given(name, pair):
+    first = pair[2]
+    with pytest.raises(CheckpointError, match=r"'ck/seed0\.pt' is a str .* problem\.checkpoint\('ck/seed0\.pt'\)"):
+        PAIRS[name]("ck/seed0.pt", *pair)
+    with pytest.raises(CheckpointError, match=r"Weights.* problem\.checkpoint\(weights, buffers=checkpoint\)"):
+        PAIRS[name](first.weights, *pair)
+    with pytest.raises(CheckpointError, match="Plane.* checkpoint"):
+        PAIRS[name](Plane.random(first), *pair)
+
+
+@pytest.mark.parametrize(
+    "called",
+    [
+        lambda problem, given: surface(problem, given),
+        lambda problem, given: evaluate(problem, given, np.zeros((1, 2))),
+        lambda problem, given: softmax_radius(problem, given),
+        lambda problem, given: over_seeds(problem, lambda seed: given, range(2)),
+    ],
+    ids=["surface", "evaluate", "softmax_radius", "over_seeds"],
+)
+def test_functions_of_a_line_or_plane_say_what_else_was_given(called):
+    problem = mlp_problem()
+    with pytest.raises(LandscapeError, match=r"Checkpoint.* Plane\.random\(checkpoint\)"):
+        called(problem, problem.checkpoint())
+    with pytest.raises(LandscapeError, match=r"'runs/1\.pt' is a str .* Plane\.random\(checkpoint\)"):
+        called(problem, "runs/1.pt")
+
+
+@pytest.mark.parametrize(
+    "called",
+    [
+        lambda problem, given: Plane.along(problem.checkpoint(), given),
+        lambda problem, given: Plane.random(problem.checkpoint()).project(given),
+        lambda problem, given: problem.checkpoint().weights + given,
+        lambda problem, given: Curvature(problem).from_weights(given),
+    ],
+    ids=["along", "project", "sum", "from_weights"],
+)
+def test_functions_of_weights_say_what_else_was_given(called):
+    problem = mlp_problem()
+    for given in (torch.ones(3), "runs/1.pt", problem):
+        with pytest.raises(LandscapeError, match=r"is a \w+ where weights are needed"):
+            called(problem, given)
+
+
+@pytest.mark.parametrize(
+    "called",
+    [
+        lambda problem, given: problem.checkpoint(given),
+        lambda problem, given: problem.measure(given),
+        lambda problem, given: problem.gradient(given),
+        lambda problem, given: Curvature(problem, given),
+        lambda problem, given: sharpness(problem, given),
+        lambda problem, given: along_training(problem, [given]),
+    ],
+    ids=["checkpoint", "measure", "gradient", "Curvature", "sharpness", "along_training"],
+)
+def test_what_cannot_be_read_as_a_checkpoint_is_said(called):
+    problem = mlp_problem()
+    for given in (Plane.random(problem.checkpoint()), 3, [problem.checkpoint()]):
+        with pytest.raises(CheckpointError, match=r"is a \w+ where a checkpoint is needed"):
+            called(problem, given)
 
 
 def test_labels_that_the_model_does_not_know_are_said_with_their_range():

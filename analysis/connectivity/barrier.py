@@ -16,6 +16,7 @@ from ..measures import Measure
 from ..problem import Problem
 from ..subspace import Line
 from .damage import refuse_damaged, refuse_loss
+from .layers import refuse_frozen
 
 CONVENTIONS = ("sup", "maxmean", "mid", "mc")
 FINEST = 2.0**-12  # of the way: no refinement goes below this spacing
@@ -89,13 +90,14 @@ def barrier(
     Yields Datasets with the dim ``t``, the fraction of the way from the first to the second:
     each metric and ``<metric>_se`` [t]; for each loss and accuracy ``<metric>_barrier`` and ``<metric>_barrier_at``,
         its height (of an accuracy: how far it falls below) and where; ``<metric>_chord`` [t], between the ends.
-    ``marker_<metric>`` [marker]: the checkpoints' own values, with their own running statistics, which are the ends of
-        the chord. Attributes: title, status ("running" or "done"), progress, evaluations, elapsed_s, convention,
-        provenance.
+    ``marker_<metric>`` [marker]: the checkpoints' own values under the problem's BatchNorm policy, the ends of the
+        chord. "recalibrated" re-estimates running statistics there too; the values with the stored ones are those of
+        ``problem.with_batchnorm("frozen").measure(checkpoint)``. Attributes: title, status ("running" or "done"),
+        progress, evaluations, elapsed_s, convention, provenance.
 
     Close it to cancel. Raises CheckpointError for an end whose weights or loss are not finite, and LandscapeError for
-    bad arguments, equal checkpoints, and for a path whose ends are not the checkpoints: with frozen running statistics
-    those of the first hold along the whole line.
+    bad arguments, equal checkpoints, frozen running statistics that differ, all before any evaluation, and for a path
+    whose ends are not the checkpoints, as where other buffers differ: those of the first hold along the whole line.
     """
     if convention not in CONVENTIONS:
         raise LandscapeError(f"convention is {convention!r}; accepted are {list(CONVENTIONS)}.")
@@ -104,7 +106,9 @@ def barrier(
     if not 0 < tolerance < 1:
         raise LandscapeError(f"tolerance is {tolerance}; expected a number between 0 and 1.")
     refuse_damaged(start, end)
-    return _Path(problem, Line.through(start, end), convention, tolerance, strategy).run(points)
+    line = Line.through(start, end)
+    refuse_frozen(problem, start, end)
+    return _Path(problem, line, convention, tolerance, strategy).run(points)
 
 
 class _Path:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, refuse_unread
 from ..errors import LandscapeError
 from ..evaluate import YIELD_SECONDS, Rows, store
 from ..problem import Problem
@@ -32,6 +32,7 @@ from .running import on_batches, shuffled, unpacked
 
 KINDS = ("bezier", "polygon")
 LOOKING_SHARE = 0.2  # of the time goes into looking at the curve while it is trained
+TELLING = 5  # steps after the first, which warms up: from them on the time that is left is told
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Curve:
     points: tuple[Checkpoint, ...]
 
     def __post_init__(self) -> None:
+        refuse_unread(*self.points)
         if self.kind not in KINDS:
             raise LandscapeError(f"kind is {self.kind!r}; accepted are {list(KINDS)}.")
         if len(self.points) < 2:
@@ -138,6 +140,9 @@ class CurveSearch:
         self.losses: list[float] = []
         self._rows: Rows = {}
         self._length = self.line.axes[0].length
+        self._looked = 0  # how many steps were done then
+        self._pace = np.nan  # seconds a step, looks at the curve counted in
+        self._cost = 0.0  # seconds of a look
 
     @property
     def curve(self) -> Curve:
@@ -151,9 +156,11 @@ class CurveSearch:
         """Train, a generator of Datasets; close it to stop where the curve is.
 
         Yields Datasets with the variables of `barrier` along ``t`` of the curve, as it was when it was last looked at,
-        and ``training_loss`` [step], of one batch at one t each. Attributes: title, status ("running" or "done"),
-        progress, evaluations (of gradients), ``planned_evaluations``, elapsed_s, eta_s, ``length`` of the curve and
-        ``distance`` of its ends, convention, provenance.
+        and ``training_loss`` [step], of one batch at one t each. Barriers are NaN until training has begun and the
+        curve was looked at, which takes at most a fifth of the time; the first Dataset has the straight line's losses.
+        Attributes: title, status ("running" or "done"), progress, evaluations (of gradients), ``looked_at_step``,
+        ``planned_evaluations``, elapsed_s, eta_s (NaN at first), ``length`` of the curve and ``distance`` of its ends,
+        convention, provenance.
 
         Raises CheckpointError for an end whose loss is not finite, and LandscapeError where training diverges.
         """
@@ -161,15 +168,18 @@ class CurveSearch:
         self.looker = Replica(self.problem)
         self._measure_ends()
         yield from self._look("running")
-        looked = time.perf_counter()
-        cost = looked - self.began
-        shown = looked
+        looked = shown = time.perf_counter()
+        self._cost = looked - self.began
         for _ in self._trained():
             now = time.perf_counter()
-            if now - looked > cost / LOOKING_SHARE:
+            if len(self.losses) == 1:
+                warm = now
+            elif len(self.losses) > TELLING:
+                self._pace = (now - warm) / (len(self.losses) - 1)
+            if now - looked > self._cost / LOOKING_SHARE:
                 yield from self._look("running")
                 looked = shown = time.perf_counter()
-                cost = looked - now
+                self._cost = looked - now
             elif now - shown > YIELD_SECONDS:
                 shown = now
                 yield self._dataset("running")
@@ -220,7 +230,7 @@ class CurveSearch:
             if self._rows and time.perf_counter() - shown > YIELD_SECONDS:
                 shown = time.perf_counter()
                 yield self._dataset("running")
-        self._rows, self._length = rows, _length(curve)
+        self._rows, self._length, self._looked = rows, _length(curve), len(self.losses)
         yield self._dataset(status)
 
     def _dataset(self, status: str) -> xr.Dataset:
@@ -228,11 +238,16 @@ class CurveSearch:
         elapsed = time.perf_counter() - self.began
         loss, curve = self.problem.measures[0], self.curve
         variables = path_variables(self.problem, self._t, self._rows, self.own, self.convention)
+        looked = self._looked > 0 or done == 0
+        for name, (dims, values, said) in variables.items():
+            stale = not looked and "t" in dims and not name.endswith("_chord")
+            if stale or ("_barrier" in name and not self._looked):
+                variables[name] = dims, np.full(np.shape(values), np.nan), said
         about = {"long_name": f"{loss.long_name} of one batch at one place", "units": loss.units}
         return xr.Dataset(
             {
                 **variables,
-                "computed": ("t", np.ones(len(self._t), dtype=bool)),
+                "computed": ("t", np.full(len(self._t), looked)),
                 "training_loss": ("step", np.array(self.losses), about),
             },
             coords={
@@ -244,9 +259,10 @@ class CurveSearch:
                 "status": status,
                 "progress": 1.0 if status == "done" else min(0.999, done / planned),
                 "evaluations": done,
+                "looked_at_step": self._looked,
                 "planned_evaluations": planned,
                 "elapsed_s": elapsed,
-                "eta_s": (planned - done) * elapsed / max(done, 1) if status == "running" else 0.0,
+                "eta_s": (planned - done) * self._pace + self._cost if status == "running" else 0.0,
                 "convention": self.convention,
                 "length": self._length,
                 "distance": self.line.axes[0].length,

@@ -6,13 +6,14 @@ import math
 
 import torch
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, refuse_unread
 from ..errors import CheckpointError
 from ..problem import Problem
 
 
 def refuse_damaged(*checkpoints: Checkpoint) -> None:
-    """Raise CheckpointError for weights that are not finite."""
+    """Raise CheckpointError for weights that are not finite, and for what is no checkpoint."""
+    refuse_unread(*checkpoints)
     for checkpoint in checkpoints:
         bad = [name for name, tensor in checkpoint.weights.items() if not torch.isfinite(tensor).all()]
         if bad:

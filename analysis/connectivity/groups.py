@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, refuse_unread
 from ..errors import SymmetryError
 from ..weights import Weights
 from .atoms import Nodes
@@ -105,6 +105,9 @@ class Permutation:
                 indices[place] = indices[place][step] if place in indices else step
         return cls(indices)
 
+    def __repr__(self) -> str:
+        return f"Permutation(moves {len(self.moved)} of {len(self.indices)} axes)"
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Permutation):
             return NotImplemented
@@ -160,6 +163,7 @@ class Permutation:
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Raises SymmetryError if the checkpoint belongs to another model."""
+        refuse_unread(checkpoint)
         missing = {place[0] for place in self.indices} - set(checkpoint.weights) - set(checkpoint.buffers)
         if missing:
             raise SymmetryError(

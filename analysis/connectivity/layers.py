@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, refuse_unread
 from ..errors import LandscapeError
 from ..measures import Measure
 from ..problem import Problem
@@ -26,6 +26,7 @@ ORDERS = ("shallow", "deep")
 
 def layers_of(checkpoint: Checkpoint) -> dict[str, list[str]]:
     """The parameters of each module that has any, by the module's name, in the order of the model."""
+    refuse_unread(checkpoint)
     found: dict[str, list[str]] = {}
     for name in checkpoint.weights:
         found.setdefault(name.rpartition(".")[0] or name, []).append(name)
@@ -37,6 +38,7 @@ def with_layers(into: Checkpoint, other: Checkpoint, layers: Collection[str], sh
 
     layers: names as `layers_of` gives them. Buffers stay. Raises LandscapeError for an unknown layer.
     """
+    refuse_unread(into, other)
     names = _names(into, layers)
 
     def moved(name: str, tensor: torch.Tensor) -> torch.Tensor:

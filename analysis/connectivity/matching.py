@@ -49,6 +49,10 @@ class Matching:
     midpoint: float = float("nan")
     left: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        ended = "" if self.converged else ", not converged"
+        return f"Matching({self.checkpoint.name!r}, objective {self.objective:.6g}, {self.sweeps} sweeps{ended})"
+
 
 def match_weights(
     symmetries: Symmetries,

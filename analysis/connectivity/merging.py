@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, refuse_unread
 from ..errors import LandscapeError
 from ..problem import Problem
-from ..replica import Replica
+from ..replica import Replica, settled
 from ..weights import Weights
 from .damage import refuse_damaged, refuse_losses
 from .groups import Permutation
@@ -34,6 +34,9 @@ class Merger:
     checkpoint: Checkpoint
     aligned: tuple[Checkpoint, ...]
     permutations: tuple[Permutation, ...]
+
+    def __repr__(self) -> str:
+        return f"Merger({self.checkpoint!r}, of {len(self.aligned)} aligned)"
 
 
 def match_many(
@@ -152,13 +155,10 @@ def recalibrated(problem: Problem, checkpoint: Checkpoint) -> Checkpoint:
     the loss, depend a little on the batch size, and are those of all samples together where one batch holds them all.
     A network without running statistics keeps its buffers.
     """
+    refuse_unread(checkpoint)
     if "recalibrated" not in problem.batchnorm_choices:
         return checkpoint
-    replica = Replica(problem.with_batchnorm("recalibrated"))
-    replica.load(checkpoint)
-    replica.settle()
-    now = replica.buffers()
-    return replace(checkpoint, buffers={k: now[k].to(v.device, v.dtype) for k, v in checkpoint.buffers.items()})
+    return settled(problem.with_batchnorm("recalibrated"), checkpoint)
 
 
 def repaired(
@@ -183,6 +183,7 @@ def repaired(
     Raises LandscapeError for shares that do not fit.
     """
     parts = _valid_shares(shares, len(ends))
+    refuse_unread(merged, *ends)
     hidden = repairable(symmetries, problem.model)
     wanted: dict[str, tuple[Tensor, Tensor]] = {}
     for share, end in zip(parts, ends, strict=True):

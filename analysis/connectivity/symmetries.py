@@ -7,6 +7,7 @@ ATen operations; see `rules` for what each operation says and `atoms` for how th
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import Checkpoint
 from ..data import map_tensors, tensors_of
-from ..errors import SymmetryError
+from ..errors import LandscapeError, SymmetryError
 from ..measures import TARGET_KEYS, inputs_of
 from ..precision import InDouble, in_double
 from ..problem import Problem
@@ -130,11 +131,17 @@ def find_symmetries(
     the result: fewer symmetries than there are, never one that is none. Parameters move, and buffers that are running
     statistics, that stand beside these in one module, or that are one number all over; other buffers are constants with
     the values that they have in `model`. Raises SymmetryError if the certificate fails, naming the group, and where
-    nothing can be certified: outputs that are not finite, or not the same when called again.
+    nothing can be certified: outputs that are not finite, or not the same when called again,
+    and LandscapeError for a module without inputs.
     """
     if isinstance(model, Problem):
         inputs, one = (_inputs(model, samples) for samples in (SAMPLES, 1))
         model = model.model
+    elif not args and not kwargs and _wants_inputs(model):
+        raise LandscapeError(
+            f"{type(model).__name__} was given without inputs, and symmetries are found by calling it: pass a Problem, "
+            "or the args and kwargs of one call, as in find_symmetries(model, (x,))."
+        )
     else:
         inputs = one = tuple(args), dict(kwargs or {})
     model = copied(model).eval()
@@ -160,6 +167,14 @@ def find_symmetries(
             )
             for place, indices in places.items():
                 found.relations.mark(found.slots[place][indices], indices, reason)
+
+
+def _wants_inputs(model: nn.Module) -> bool:
+    try:
+        inspect.signature(model.forward).bind()
+    except TypeError:
+        return True
+    return False
 
 
 def _inputs(problem: Problem, samples: int) -> Inputs:

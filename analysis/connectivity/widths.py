@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, refuse_unread
 from ..errors import LandscapeError
 from ..problem import Problem
 from ..weights import Weights
@@ -32,6 +32,7 @@ def widened(
     Raises LandscapeError where the two differ in more than the sizes of groups of units, where groups hold others
     (heads), and where zero units change the function, as with LayerNorm over them.
     """
+    refuse_unread(checkpoint)
     maps = _places(*symmetries)
     target = wide.checkpoint()
     state = {**checkpoint.weights, **checkpoint.buffers}

@@ -22,7 +22,7 @@ from ..measures import target_of, tensor_of
 from ..problem import Problem
 from ..randomness import rng_state
 from ..replica import Replica
-from ..weights import Weights
+from ..weights import Weights, refuse_unnamed
 
 KINDS = {
     "hessian": "Hessian",
@@ -201,6 +201,7 @@ class Curvature:
 
     def from_weights(self, weights: Weights) -> Tensor:
         """The entries of weights that count, as a vector [columns]."""
+        refuse_unnamed(weights)
         return torch.cat([weights[name].flatten() for name in self.columns]).to(self.device, self.dtype)
 
     def to_scipy(self) -> LinearOperator:

@@ -118,7 +118,7 @@ def path(ds: xr.Dataset, stage: int, metric: str, a: int, b: int) -> Path | None
     at = stage, pair(ds, a, b)
     t = ds["t"].values[at]
     known = np.isfinite(t)
-    if not known.any():
+    if not known.any() or np.isnan(ds[metric].values[at]).all():
         return None
     t, values, errors = t[known], ds[metric].values[at][known], ds[f"{metric}_se"].values[at][known]
     height, place = (float(ds[f"{metric}_{name}"].values[at]) for name in ("barrier", "barrier_at"))

@@ -248,7 +248,7 @@ def _cells(names: list[str], heights: np.ndarray, scale: tuple[float, float], un
             "x": column,
             "y": row,
             "value": value,
-            "shown": "" if np.isnan(value) else number(value, 2),
+            "shown": "" if np.isnan(value) else number(value),
             "ink": plotting.INK if bright else "white",
             "row": names[row],
             "column": names[column],

@@ -317,8 +317,10 @@ def pair_caption(ds: xr.Dataset) -> str:
 
 
 def curve_found(ds: xr.Dataset, metric: str) -> str:
-    """The barrier along the curve, in a sentence; '' while it is not known."""
+    """The barrier along the curve, in a sentence, and of which state of it."""
     path = picture.path(picture.as_paths(ds), 0, metric, 0, 1)
     if path is None or np.isnan(path.height):
-        return ""
-    return f"Along the curve the barrier is {_height(path, picture.units(ds, metric))}."
+        return "The curve was not looked at since its training began: its barrier is not known yet."
+    looked, planned = (ds.attrs.get(name, 0) for name in ("looked_at_step", "planned_evaluations"))
+    then = f" after {looked:,} of {planned:,} steps" if looked < planned else ""
+    return f"Along the curve the barrier{then} is {_height(path, picture.units(ds, metric))}."

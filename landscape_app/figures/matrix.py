@@ -88,5 +88,5 @@ def _draw(axes: Axes, names: list[str], heights: np.ndarray, reach: tuple[float,
         elif cell >= LEAST_CELL:
             ink = INK if (value - low) / (high - low) > BRIGHT else "white"
             size = min(SMALL, 32 * cell / 2)
-            axes.text(column, row, number(value, 2), ha="center", va="center", fontsize=size, color=ink)
+            axes.text(column, row, number(value), ha="center", va="center", fontsize=size, color=ink)
     return mesh

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import panel as pn
 import xarray as xr
+from bokeh.events import Tap
 
 from landscape_app import look, plotting
 from landscape_app.connectivity import picture, words
@@ -103,6 +104,7 @@ class ConnectivityPage:
         for draw in (self._draw, self._draw_plane, self._draw_layers):
             state.shelf.param.watch(self._safely(draw), ["labels", "colours"])
         state.param.watch(self._safely(self._move), "t")
+        self.plot.path.figure.on_event(Tap, self._rest)
         state.param.watch(self._safely(self._arrange), ["result", "first", "second", "third", "updates"])
         for task in (state.plane, state.curve, state.layers):
             task.param.watch(self._safely(self._arrange), ["result", "job"])
@@ -151,6 +153,10 @@ class ConnectivityPage:
         plotting.change(edit, *self.plot.panes, self.walk.pane)
         if ds is not None:
             self._say(ds, metric, a, b)
+
+    def _rest(self, event: Tap) -> None:
+        """Where the paths are tapped the place stays, for the slider and the address too."""
+        self.state.t = round(min(1.0, max(0.0, event.x)), 2)
 
     def _say_curve(self, ds: xr.Dataset | None, more: str) -> None:
         if ds is None:
