@@ -72,7 +72,7 @@ class Exports:
         from landscape_app.figures.save import write
 
         made, drawn = io.BytesIO(), self._look()
-        said = caption(ds, pair=drawn.get("pair"))
+        said = caption(ds, metric=drawn.get("metric"), pair=drawn.get("pair"))
         write(figure(ds, **drawn), made, kind, ds.attrs["title"], said)
         made.seek(0)
         return made
