@@ -247,11 +247,11 @@ def test_a_matrix_has_the_barriers_of_all_pairs(results, kind):
 def peaked(ds, heights, width=0.05, ends=(0.02, 0.03), also=()):
     """Paths with a bump of each height about t = 0.51 over their chord; also: of other data, as high."""
     t = np.linspace(0, 1, 41)
-    values = np.stack([(1 - t) * ends[0] + t * ends[1] + h * np.exp(-(((t - 0.51) / width) ** 2)) for h in heights])
+    chord = (1 - t) * ends[0] + t * ends[1]
+    bumps = np.stack([height * np.exp(-(((t - 0.51) / width) ** 2)) for height in heights])
+    values, at, over = chord + bumps, t[bumps.argmax(1)], bumps.max(1)
     stages = ds["stage"].values[: len(heights)]
     dims = ("stage", "pair", "place")
-    at = t[values.argmax(1)]
-    over = values.max(1) - (1 - at) * ends[0] - at * ends[1]
     own = ds["loss"].attrs
     variables = {"t": (dims, np.broadcast_to(t, (len(heights), 1, 41)))}
     for name, share in (("loss", 1.0), *((f"loss_{split}", 0.9) for split in also)):
@@ -293,7 +293,7 @@ def test_heights_stand_where_no_curve_runs(results, heights, wide, width):
     ds = peaked(results["path"], heights, wide, also=("train",))
     axes = figure(ds, width=width).axes[0]
     texts(axes.figure)
-    bars = [f"{float(height):.3g} nats" for height in ds["loss_barrier"].values[:, 0]]
+    bars = [f"{number(height)} nats" for height in ds["loss_barrier"].values[:, 0]]
     assert [text.get_text() for text in axes.texts] == bars
     assert covered(axes) == []
     one, *others = [text.get_window_extent() for text in axes.texts]
@@ -308,7 +308,7 @@ def test_words_of_a_chart_cover_no_curve(results, kind):
     for metric in ("loss", "accuracy"):
         axes = figure(results[kind], metric=metric).axes[0]
         texts(axes.figure)
-        assert axes.texts
+        assert axes.texts or (kind, metric) == ("line", "accuracy")
         assert all(text.get_bbox_patch() is None for text in axes.texts)
         if kind == "path":
             assert covered(axes) == []
@@ -414,10 +414,8 @@ def test_several_paths_of_one_pair_are_in_one_figure(paths, results, tmp_path):
     assert len({line.get_color() for line in drawn.axes[0].lines if line.get_gid() in given}) == 2
     words = caption(given)
     for name, ds in given.items():
-        assert (
-            f"{name}: {number(float(ds['loss_barrier']))} nats at t = {number(float(ds['loss_barrier_at']), 2)}"
-            in words
-        )
+        height, place = float(ds["loss_barrier"]), float(ds["loss_barrier_at"])
+        assert f"{name}: {number(height)} nats{f' at t = {number(place, 2)}' if height else ''}" in words
         for checkpoint in provenance(ds)["checkpoints"]:
             assert checkpoint["sha256"][:12] in words
     assert f"{sum(int(ds.attrs['evaluations']) for ds in given.values())} evaluations" in words
