@@ -92,7 +92,8 @@ class PathChart:
         ends = plot.scatter("x", "y", size=6, color="colour", source=self.ends)
         self.legend = Legend(
             items=[], orientation="horizontal", padding=2, margin=2, spacing=12, glyph_width=22,
-            glyph_height=16, label_standoff=4, label_text_font_size="12px", background_fill_alpha=0, border_line_color=None,
+            glyph_height=16, label_standoff=4, label_text_font_size="12px", background_fill_alpha=0,
+            border_line_color=None,
         )  # fmt: skip
         plot.add_layout(self.legend, "above")
         plot.add_tools(
