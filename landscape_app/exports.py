@@ -9,10 +9,12 @@ import panel as pn
 import xarray as xr
 
 from landscape_app import look
+from landscape_app.connectivity import picture as connectivity
 from landscape_app.connectivity.tasks import PairTask
 from landscape_app.entries import Entry
 from landscape_app.findings import file_name
 from landscape_app.state import State
+from landscape_app.text import explain
 
 FIGURES = ("pdf", "svg", "png")
 LABELS = {"pdf": "PDF", "svg": "SVG", "png": "PNG", "csv": "CSV", "html": "HTML", "py": "Python"}
@@ -26,6 +28,7 @@ class Exports:
         self.view = look.bar()
         look.arrange(self.view, "ls-bar", "ls-close")
         self.view.visible = False
+        self.refused = look.html(visible=False)
 
     def turn(self) -> None:
         """Show what was hidden, hide what was shown."""
@@ -33,6 +36,16 @@ class Exports:
             kinds = [kind for kind in LABELS if kind != "py" or self.entry.request is not None]
             self.view.objects = [self._download(kind) for kind in kinds]
         self.view.visible = not self.view.visible
+        self.refused.visible = False
+
+    def sent(self, kind: str) -> io.BytesIO:
+        """The entry as a file of that kind for the browser; where that fails, the page says why."""
+        self.refused.visible = False
+        try:
+            return self.file(kind)
+        except Exception as error:
+            self.refused.param.update(object=look.trouble(*explain(error), title=f"No {LABELS[kind]}"), visible=True)
+            raise
 
     def file(self, kind: str) -> io.BytesIO:
         """The entry as a file of that kind."""
@@ -59,7 +72,7 @@ class Exports:
         from landscape_app.figures.save import write
 
         made, drawn = io.BytesIO(), self._look()
-        said = caption(ds, pair=drawn.get("pair"))
+        said = caption(ds, metric=drawn.get("metric"), pair=drawn.get("pair"))
         write(figure(ds, **drawn), made, kind, ds.attrs["title"], said)
         made.seek(0)
         return made
@@ -70,7 +83,7 @@ class Exports:
         if task.shown != self.entry.number:
             return {}
         if task is self.state.connectivity:
-            names = [str(name) for name in task.result["checkpoint"].values]
+            names = connectivity.names(task.result)
             return {"metric": task.metric, "pair": (names[task.first], names[task.second])}
         if isinstance(task, PairTask):
             return {"metric": task.paths.metric} if f"marker_{task.paths.metric}" in task.result else {}
@@ -82,6 +95,6 @@ class Exports:
 
     def _download(self, kind: str) -> pn.widgets.FileDownload:
         return pn.widgets.FileDownload(
-            callback=lambda: self.file(kind), filename=f"{file_name(self.entry.result).removesuffix('.nc')}.{kind}",
+            callback=lambda: self.sent(kind), filename=f"{file_name(self.entry.result).removesuffix('.nc')}.{kind}",
             label=LABELS[kind], stylesheets=[look.STYLE], css_classes=["ls-small"], margin=0,
         )  # fmt: skip

@@ -9,6 +9,7 @@ import xarray as xr
 
 from analysis import provenance
 from landscape_app.scales import linear_ticks
+from landscape_app.text import percent
 
 PICTURE = {"a", "b", "t"}
 POINTS = PICTURE | {"sample", "marker", "seed"}
@@ -181,9 +182,12 @@ def spans_decades(shown: Metric) -> bool:
 
 
 def axis_label(ds: xr.Dataset, name: str) -> str:
-    """'a: random direction 1 [filter norms]'."""
+    """'a: random direction 1 [filter norms]'; of a principal direction with its share of the variance."""
     attributes = ds[name].attrs
     long_name, units = attributes.get("long_name", ""), attributes.get("units", "")
+    shares = provenance(ds).get("explained_variance")
+    if shares and name in ("a", "b"):
+        long_name += f" ({percent(shares['ab'.index(name)])} of variance)"
     label = f"{name}: {long_name}" if long_name and long_name != name else name
     return f"{label} [{units}]" if units else label
 

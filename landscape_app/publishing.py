@@ -6,14 +6,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from analysis import load
+from analysis import LandscapeError, load
 from landscape_app.figures.style import WIDTHS
 
 
 def add(commands: Any) -> None:
     """Add the commands to those of ``landscape``."""
     figure = commands.add_parser("figure", help="draw a result for a paper, as PDF, SVG or PNG")
-    figure.add_argument("result", type=Path, metavar="FILE.nc", help="a result, of whichever command")
+    figure.add_argument(
+        "results", type=Path, nargs="+", metavar="FILE.nc",
+        help="a result, of whichever command; or several paths between one pair of checkpoints, named by their files",
+    )  # fmt: skip
     figure.add_argument("--out", required=True, type=Path, metavar="FILE.pdf", help="or .svg or .png")
     figure.add_argument("--width", choices=list(WIDTHS), default="single", help="columns of a journal: 3.25 or 6.75 in")
     figure.add_argument("--linear", action="store_true", help="a linear scale (default: as in the dashboard)")
@@ -31,10 +34,14 @@ def add(commands: Any) -> None:
 
 def _figure(options: argparse.Namespace) -> int:
     from landscape_app.figures import save_figure
+    from landscape_app.figures.draw import one_of
 
-    ds = load(options.result)
+    given = {file.stem: load(file) for file in options.results}
+    if len(given) < len(options.results):
+        raise LandscapeError(f"Two of the results are called alike; their names ({', '.join(given)}) tell them apart.")
+    shown = given if len(given) > 1 else next(iter(given.values()))
     files = save_figure(
-        ds,
+        shown,
         options.out,
         width=options.width,
         scale="linear" if options.linear else None,
@@ -43,7 +50,7 @@ def _figure(options: argparse.Namespace) -> int:
         pair=options.pair,
         beside=options.beside,
     )
-    print(f"Saved: {', '.join(map(str, files))} ({ds.attrs['title']})")
+    print(f"Saved: {', '.join(map(str, files))} ({one_of(shown).attrs['title']})")
     return 0
 
 

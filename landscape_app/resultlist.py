@@ -104,7 +104,7 @@ class _Row:
         self.export = _button("Export", lambda _: self.exports.turn())
         buttons = look.bar(self.open, self.compare, self.download, self.export, self.remove)
         look.arrange(buttons, "ls-bar", "ls-close")
-        self.view = look.column(self.said, buttons, self.exports.view, kind="ls-entry")
+        self.view = look.column(self.said, buttons, self.exports.view, self.exports.refused, kind="ls-entry")
 
     def show(self, entry: Entry) -> None:
         state, self.entry, self.exports.entry = self.state, entry, entry

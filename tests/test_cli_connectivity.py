@@ -126,6 +126,26 @@ def test_matching_lowers_the_barrier(capsys, project, tmp_path):
     assert heights(again, "Done") == pytest.approx(heights(said, "after"), rel=1e-6)
 
 
+def test_naive_and_matched_paths_come_into_one_figure(capsys, project, tmp_path):
+    run(capsys, "match", project, "one", "other", "--out", tmp_path / "m.pt")
+    files = [tmp_path / f"{name}.nc" for name in ("naive", "matched", "elsewhere")]
+    for file, end in zip(files, ("other", tmp_path / "m.pt", "copy"), strict=True):
+        assert run(capsys, "barrier", project, "one", end, "--out", file, "--points", 9)[0] == 0
+    out = tmp_path / "both.svg"
+    status, said, _ = run(capsys, "figure", *files[:2], "--out", out, "--beside")
+    assert status == 0
+    assert f"Saved: {out}, " in said
+    assert "(paths between one and other: naive, matched)" in said
+    drawn = out.read_text()
+    words = (tmp_path / "both.txt").read_text()
+    for file in files[:2]:
+        assert f">{file.stem}</text>" in drawn
+        assert f"{file.stem}: {float(load(file).loss_barrier):.3g} nats at t = " in words
+    assert run(capsys, "figure", *files, "--out", out)[0] == 2
+    assert "not the same pair" in run(capsys, "figure", files[0], files[2], "--out", out)[2]
+    assert "called alike" in run(capsys, "figure", files[0], files[0], "--out", out)[2]
+
+
 def test_straight_through_matching_starts_from_the_weights(capsys, project, tmp_path):
     out, by_weights = tmp_path / "s.safetensors", tmp_path / "w.pt"
     search = ("--method", "straight-through", "--steps", 5)

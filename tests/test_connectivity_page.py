@@ -1,12 +1,14 @@
 """The Connectivity page as objects, without a browser: requests, state, what is drawn and what is said."""
 
 import io
+import re
 import time
 
 import numpy as np
 import pytest
 import torch
 from bokeh.events import Tap
+from bokeh.models import Text
 from conftest import PAYLOAD
 from models import classification
 from safetensors.torch import load as tensors
@@ -20,6 +22,7 @@ from landscape_app.entries import kind_of
 from landscape_app.explorer import Explorer
 from landscape_app.jobs import JobState, Snapshot
 from landscape_app.pages.connectivity import ConnectivityPage
+from landscape_app.text import number
 
 NAMES = ("one", "two", "three")
 
@@ -145,8 +148,12 @@ def test_the_page_draws_the_path_the_chord_and_the_barriers(explorer, file):
     assert list(lines["ys"][2]) == list(picture.path(task.result, 0, "loss", 0, 1).ends)
     before = picture.path(task.result, 0, "loss", 0, 1)
     assert heights["high"][0] - heights["low"][0] == pytest.approx(before.height)
-    assert "nats at t = " in page.plot.path.said.data["text"][0]
-    assert [item.label.value for item in page.plot.path.legend.items] == ["As they are", "Matched", "Chord"]
+    named = [item.label.value for item in page.plot.path.legend.items]
+    assert re.fullmatch(r"As they are: [\d.]+ nats at t = 0\.\d+", named[0])
+    assert f": {number(before.height)} nats at t = {number(before.at, 2)}" in named[0]
+    assert named[1].startswith("Matched: ")
+    assert named[2:] == ["Chord"]
+    assert not page.plot.path.figure.select(Text)  # which would stand on the curves
     cells = [page.plot.matrices[stage].cells.data for stage in ("before", "after")]
     assert [len(c["x"]) for c in cells] == [6, 6]
     assert all(all(cell["shown"]) for cell in cells)
@@ -285,10 +292,10 @@ def test_other_data_sets_are_drawn_beside():
     x, y = classification()
     explorer = Explorer(made(NAMES[:2], also={"train": (x[:20], y[:20])}))
     page, task = ConnectivityPage(explorer.state), computed(explorer, matching="none")
-    assert picture.siblings(task.result, "loss") == {"loss_train": "train"}
-    assert picture.siblings(task.result, "loss_train") == {"loss": "the data"}
-    named = [item.label.value for item in page.plot.path.legend.items]
-    assert named == ["As they are", "As they are, on train", "Chord"]
+    assert picture.siblings(task.result, "loss") == {"loss_train": "train data"}
+    assert picture.siblings(task.result, "loss_train") == {"loss": "main data"}
+    named = [item.label.value.partition(":")[0] for item in page.plot.path.legend.items]
+    assert named == ["As they are", "As they are, train data", "Chord"]
     assert page.plot.path.lines.data["dash"] == ["dashed", "dashed", "dotted", "dotted"]
 
 

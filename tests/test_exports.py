@@ -5,9 +5,10 @@ import io
 
 import pytest
 import torch
-from conftest import FakeProject, plane_result
+from conftest import PAYLOAD, FakeProject, plane_result
+from test_connectivity_page import computed, made, wait
 
-from analysis import Problem, Project
+from analysis import LandscapeError, Problem, Project
 from landscape_app.entries import Entry
 from landscape_app.explorer import Explorer
 from landscape_app.exports import FIGURES, LABELS, Exports
@@ -80,3 +81,61 @@ def test_the_script_asks_for_what_was_asked_for():
     code = exports.file("py").read().decode()
     assert "plane = Plane.random(checkpoint, seed=4" in code
     assert "resolution=51, tolerance=0.03" in code
+
+
+@pytest.fixture(scope="module")
+def every():
+    """A session of three checkpoints with a computed result of each kind; the last but one to the last is looked at."""
+    explorer = Explorer(made())
+    state = explorer.state
+    state.resolution = 51
+    paths = computed(explorer, repair=True)
+    paths.param.update(first=2, second=1, updates=100)
+    for kind in state.tasks:
+        if kind not in ("connectivity", "checkpoints"):  # measures of checkpoints are no result
+            state.tasks[kind].compute = True
+            wait(explorer, state.tasks[kind])
+    return state
+
+
+KINDS = ("surface", "spectrum", "trajectory", "connectivity", "plane", "curve", "layers")
+
+
+@pytest.mark.parametrize("metric", ["loss", "accuracy"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_result_goes_into_each_kind_of_file(every, kind, metric):
+    assert {entry.kind for entry in every.entries} == set(KINDS)
+    every.metric = every.connectivity.metric = metric
+    entry = every.tasks[kind].entry
+    assert entry.number == every.tasks[kind].shown
+    exports = Exports(every, entry)
+    exports.turn()
+    for one in exports.view:
+        one._clicks += 1
+        assert one.data.startswith("data:"), one.label
+        assert not exports.refused.visible
+    assert [one.label for one in exports.view] == list(LABELS.values())
+    drawn = exports.file("svg").read().decode()
+    if kind == "connectivity":
+        assert "t, the way from three (0) to two (1)" in drawn
+        assert ("cross entropy" if metric == "loss" else "Accuracy") in drawn
+
+
+def test_a_file_that_cannot_be_made_says_why_on_the_page(shown, monkeypatch):
+    exports = ResultList(shown[0], "surface").rows[1].exports
+    exports.turn()
+    (pdf, *_, html) = exports.view
+
+    def fails(kind):
+        raise LandscapeError(f"There is no {PAYLOAD} to draw.")
+
+    monkeypatch.setattr(exports, "file", fails)
+    with pytest.raises(LandscapeError):
+        pdf._clicks += 1
+    assert exports.refused.visible
+    assert "No PDF" in exports.refused.object
+    assert "to draw." in exports.refused.object
+    assert PAYLOAD not in exports.refused.object
+    monkeypatch.undo()
+    html._clicks += 1
+    assert not exports.refused.visible

@@ -1,5 +1,7 @@
 """Figures for papers: what is drawn has the values of the result, and nothing of it is cut off."""
 
+import itertools
+import json
 import os
 import re
 import subprocess
@@ -8,21 +10,24 @@ import zlib
 
 import numpy as np
 import pytest
+import xarray as xr
 from conftest import line_result, plane_result
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, to_rgb
 from matplotlib.text import Text
 from models import classification, mlp
 from PIL import Image
 
-from analysis import LandscapeError, Line, Plane, Problem, Project, load, over_seeds, save, sharpness
-from analysis.connectivity import barrier_matrix
+from analysis import LandscapeError, Line, Plane, Problem, Project, load, over_seeds, provenance, save, sharpness
+from analysis.connectivity import barrier, barrier_matrix, find_symmetries, match_weights
 from landscape_app import cli, elements, picture
+from landscape_app.connectivity.picture import COLOURS
 from landscape_app.connectivity.request import ConnectivityRequest
 from landscape_app.figures import caption, figure, save_figure
 from landscape_app.figures.style import style
 from landscape_app.scales import Scale
 from landscape_app.spectrum.request import SpectrumRequest, Vectors
+from landscape_app.text import number
 from landscape_app.trajectory.request import TrajectoryRequest
 
 NAMES = ("first", "second", "a-third-with-a-name-that-is-far-too-long")
@@ -236,6 +241,207 @@ def test_a_matrix_has_the_barriers_of_all_pairs(results, kind):
     assert drawn.mask.diagonal().all()
 
 
+# ---- what a reader of a path has to see ------------------------------------------------------------------
+
+
+def peaked(ds, heights, width=0.05, ends=(0.02, 0.03), also=()):
+    """Paths with a bump of each height about t = 0.51 over their chord; also: of other data, as high."""
+    t = np.linspace(0, 1, 41)
+    chord = (1 - t) * ends[0] + t * ends[1]
+    bumps = np.stack([height * np.exp(-(((t - 0.51) / width) ** 2)) for height in heights])
+    values, at, over = chord + bumps, t[bumps.argmax(1)], bumps.max(1)
+    stages = ds["stage"].values[: len(heights)]
+    dims = ("stage", "pair", "place")
+    own = ds["loss"].attrs
+    variables = {"t": (dims, np.broadcast_to(t, (len(heights), 1, 41)))}
+    for name, share in (("loss", 1.0), *((f"loss_{split}", 0.9) for split in also)):
+        about = {**own, "long_name": own["long_name"] + name.removeprefix("loss").replace("_", ", ")}
+        variables |= {
+            name: (dims, share * values[:, None], about),
+            f"{name}_se": (dims, 0.03 * values[:, None]),
+            f"marker_{name}": ("checkpoint", share * np.array(ends), about),
+            f"{name}_barrier": (("stage", "pair"), share * over[:, None]),
+            f"{name}_barrier_at": (("stage", "pair"), at[:, None]),
+        }
+    facts = {**provenance(ds), "also": {split: {"samples": 20, "sha256": "0" * 64} for split in also}}
+    coords = {"stage": stages, "name": ds["name"], "first": ds["first"], "second": ds["second"]}
+    return xr.Dataset(variables, coords, {**ds.attrs, "provenance": json.dumps(facts)})
+
+
+def covered(axes):
+    """Labels inside a chart that hide a curve of it: (label, curve)."""
+    found = []
+    for text in (text for text in axes.texts if text.get_text()):
+        box = text.get_window_extent()
+        patch = text.get_bbox_patch()
+        box = box if patch is None else patch.get_window_extent()
+        for line in axes.lines:
+            if line.get_gid() == "leader" or len(line.get_xdata()) < 2 or line.get_linestyle() == "None":
+                continue
+            corners = line.get_transform().transform(np.column_stack(line.get_data()).astype(float))
+            share = np.linspace(0, 1, 400)[:, None]
+            along = np.concatenate([a + share * (b - a) for a, b in itertools.pairwise(corners)])
+            if ((along > box.min) & (along < box.max)).all(1).any():
+                found.append((text.get_text(), line.get_gid()))
+    return found
+
+
+@pytest.mark.parametrize("width", ["single", "double"])
+@pytest.mark.parametrize("wide", [0.03, 0.1, 0.3])
+@pytest.mark.parametrize("heights", [(1.15, 0.14), (1.1,), (0.5, 0.45), (0.2, 0.001)])
+def test_heights_stand_where_no_curve_runs(results, heights, wide, width):
+    ds = peaked(results["path"], heights, wide, also=("train",))
+    axes = figure(ds, width=width).axes[0]
+    texts(axes.figure)
+    bars = [f"{number(height)} nats" for height in ds["loss_barrier"].values[:, 0]]
+    assert [text.get_text() for text in axes.texts] == bars
+    assert covered(axes) == []
+    one, *others = [text.get_window_extent() for text in axes.texts]
+    assert not any(one.overlaps(other) for other in others)
+    frame = axes.get_window_extent()
+    assert frame.x0 <= one.x0 < one.x1 <= frame.x1
+    assert frame.y0 <= one.y0 < one.y1 <= frame.y1
+
+
+@pytest.mark.parametrize("kind", ["path", "line", "seeds line"])
+def test_words_of_a_chart_cover_no_curve(results, kind):
+    for metric in ("loss", "accuracy"):
+        axes = figure(results[kind], metric=metric).axes[0]
+        texts(axes.figure)
+        assert axes.texts or (kind, metric) == ("line", "accuracy")
+        assert all(text.get_bbox_patch() is None for text in axes.texts)
+        if kind == "path":
+            assert covered(axes) == []
+
+
+def test_a_label_far_from_its_bar_has_a_line_to_it(results):
+    axes = figure(peaked(results["path"], (1.15, 0.14))).axes[0]
+    (leader,) = [line for line in axes.lines if line.get_gid() == "leader"]
+    assert leader.get_color() == COLOURS["after"]
+    to = axes.transData.inverted().transform(leader.get_transform().transform(leader.get_xydata()[-1:]))[0]
+    assert to[0] == pytest.approx(0.51, abs=0.02)
+    assert 0.02 <= to[1] <= 0.18
+
+
+def test_lines_are_told_apart_without_colours(results):
+    axes = figure(peaked(results["path"], (1.15, 0.14), also=("train",))).axes[0]
+    lines = {line.get_gid(): line for line in axes.lines if line.get_gid() not in (None, "leader")}
+    names = ["As they are, main data", "Matched, main data", "As they are, train data", "Matched, train data"]
+    assert list(lines) == names
+    assert set(names) <= said(axes.figure)
+    patterns = [line._unscaled_dash_pattern for line in lines.values()]
+    assert len({str(pattern) for pattern in patterns}) == 4
+    grey = [np.dot(to_rgb(line.get_color()), [0.299, 0.587, 0.114]) for line in lines.values()]
+    assert all(grey[i + 2] - grey[i] > 0.15 for i in range(2))
+    assert [line.get_marker() not in ("", "None", None) for line in lines.values()] == [True, True, False, False]
+
+
+def test_the_axis_has_0_where_curves_nearly_reach_it(results):
+    axes = figure(peaked(results["path"], (1.15, 0.14))).axes[0]
+    assert axes.get_yticks()[0] == 0
+    assert axes.get_yticklabels()[0].get_text() == "0"
+    assert axes.get_ylim()[0] < 0
+    assert figure(peaked(results["path"], (0.1,), ends=(3.0, 3.1))).axes[0].get_yticks()[0] > 2.9
+
+
+def test_a_path_alone_and_its_data_are_named(results):
+    assert {"Linear path", "Chord"} <= said(figure(peaked(results["path"], (1.15,))))
+    ds = peaked(results["path"], (1.15,), also=("train",))
+    for metric in ("loss", "loss_train"):
+        drawn = figure(ds, metric=metric)
+        strong, *_ = [line for line in drawn.axes[0].lines if line.get_gid()]
+        assert strong.get_gid() == f"Linear path, {'train' if metric == 'loss_train' else 'main'} data"
+        assert {"Linear path, main data", "Linear path, train data"} <= said(drawn)
+
+
+def test_principal_axes_say_their_share_of_the_variance():
+    ds = plane_result()
+    for i, name in enumerate("ab", 1):
+        ds[name].attrs["long_name"] = f"principal direction {i}"
+    facts = {**provenance(ds), "explained_variance": [0.856, 0.089, 0.05]}
+    axes = figure(ds.assign_attrs(provenance=json.dumps(facts))).axes[0]
+    assert "principal direction 1 (86 % of variance)" in axes.get_xlabel().replace("\n", " ")
+    assert "principal direction 2 (8.9 % of variance)" in axes.get_ylabel().replace("\n", " ")
+
+
+def test_the_name_of_the_last_of_a_crowd_stands_beside_its_point():
+    names = [f"epoch_{i:03}" for i in range(6)]
+    ds = plane_result(names=names[:2])
+    at = np.array([(-0.8, 0.1), (-0.3, 0.6), (0.1, 0.75), (0.35, 0.6), (0.42, 0.46), (0.42, 0.4)])
+    ds = ds.drop_dims("marker").assign(
+        marker_a=("marker", at[:, 0]), marker_b=("marker", 4 * at[:, 1]), marker_loss=("marker", np.ones(6))
+    )
+    ds = ds.assign_coords(marker_name=("marker", names))
+    ds.attrs["provenance"] = json.dumps({**provenance(ds), "kind": "trajectory"})
+    axes = figure(ds).axes[0]
+    texts(axes.figure)
+    for text in [text for text in axes.texts if text.get_text().startswith("epoch")]:
+        x, y = axes.transData.transform(
+            [(ds["marker_a"][i], ds["marker_b"][i]) for i in [names.index(text.get_text())]]
+        )[0]
+        box = text.get_window_extent()
+        away = np.hypot(max(0, box.x0 - x, x - box.x1), max(0, box.y0 - y, y - box.y1))
+        assert away < 10 * axes.figure.dpi / 72, text.get_text()
+
+
+# ---- several paths in one figure -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def paths(project):
+    """Barriers between one pair, as it is and matched, and to another network."""
+    (name,) = project.problems
+    problem = project.problems[name]
+    a, b, c = (project.checkpoint(name, checkpoint) for checkpoint in NAMES)
+    matched = match_weights(find_symmetries(problem), a, b, problem=problem).checkpoint
+
+    def last(*ends, **options):
+        *_, ds = barrier(problem, *ends, **options)
+        return ds
+
+    return {
+        "naive": last(a, b), "matched": last(a, matched), "away": last(a, c), "back": last(b, a),
+        "halfway": last(a, b, convention="mid"),
+    }  # fmt: skip
+
+
+def test_several_paths_of_one_pair_are_in_one_figure(paths, results, tmp_path):
+    given = {"matched": paths["matched"], "as they are": paths["naive"]}
+    drawn = figure(given)
+    for name, ds in given.items():
+        np.testing.assert_array_equal(curve(drawn.axes[0], name), [ds["t"], ds["loss"]])
+    assert {"as they are", "matched", "Chord", "t, the way from first (0) to second (1)"} <= said(drawn)
+    assert len({line.get_color() for line in drawn.axes[0].lines if line.get_gid() in given}) == 2
+    words = caption(given)
+    for name, ds in given.items():
+        height, place = float(ds["loss_barrier"]), float(ds["loss_barrier_at"])
+        assert f"{name}: {number(height)} nats{f' at t = {number(place, 2)}' if height else ''}" in words
+        for checkpoint in provenance(ds)["checkpoints"]:
+            assert checkpoint["sha256"][:12] in words
+    assert f"{sum(int(ds.attrs['evaluations']) for ds in given.values())} evaluations" in words
+    files = save_figure(given, tmp_path / "both.svg", beside=True)
+    assert {file.suffix for file in files} == {".svg", ".txt", ".csv"}
+    rows = (tmp_path / "both.csv").read_text().splitlines()[1:]
+    assert len(rows) == sum(ds.sizes["t"] for ds in given.values())
+    three = figure({"page": results["path"], "again": paths["naive"]})
+    assert {"page: as they are", "page: matched", "again"} <= said(three)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ("away", "not the same pair"),
+        ("back", "not the same pair"),
+        ("halfway", "differ in their convention"),
+        ("plane", "'b' is a surface; only paths"),
+        ("matrices", "'b' is barriers of several pairs"),
+    ],
+)
+def test_paths_that_are_not_of_one_pair_share_no_figure(paths, results, other, words):
+    with pytest.raises(LandscapeError, match=words):
+        figure({"a": paths["naive"], "b": {**results, **paths}[other]})
+
+
 # ---- files -----------------------------------------------------------------------------------------------
 
 
@@ -336,6 +542,16 @@ def test_a_caption_says_all_that_is_needed_to_compute_it_again(results, project)
         "each point evaluated", "float32 on cpu", "torch ", "landscape-explorer ", "python ",
     ):  # fmt: skip
         assert fact in text
+    path = results["path"]
+    found = [float(path[f"accuracy_{what}"].values[1, 0]) for what in ("barrier", "barrier_at")]
+    assert f"Matched: {number(found[0])} at t = {number(found[1], 2)}" in caption(path, metric="accuracy")
+    backwards = caption(path, metric="accuracy", pair=NAMES[1::-1])
+    assert f"Matched: {number(found[0])} at t = {number(1 - found[1], 2)}" in backwards
+    facts = {**provenance(path), "batchnorm": "recalibrated"}
+    facts["calibration"] = {"samples": 512, "batches": 2, "sha256": "ade3de1b13686ecf10fc"}
+    said = caption(path.assign_attrs(provenance=json.dumps(facts)))
+    assert "recalibrated at each point on 512 samples in 2 batches, sha256 ade3de1b1368." in said
+    assert "9 × 9 points over [−1, 1] × [−1, 1]" in text
     assert "interpolation error 0.4 % of the range" in caption(plane_result())
     assert "recalibrated at each point" in caption(plane_result())
     assert "unfinished (50 %)" in caption(plane_result(status="running"))

@@ -18,6 +18,7 @@ from landscape_app.picture import metric_label
 
 COLOURS = {BEFORE: "#d98200", AFTER: "#1f86c9", REPAIRED: "#b5569b", CURVE: "#1a9e77"}
 DASHES = {BEFORE: "dashed", AFTER: "solid", REPAIRED: "dotdash", CURVE: "solid"}
+LINEAR = "Linear path"
 SAYS = {BEFORE: "As they are", AFTER: "Matched", REPAIRED: "Repaired", CURVE: "Curve"}
 CHORD = "#7f8691"
 BRIGHT = 0.6  # of the palette: dark text from here on
@@ -78,6 +79,16 @@ def stages(ds: xr.Dataset) -> list[str]:
     return [str(stage) for stage in ds["stage"].values]
 
 
+def labels(ds: xr.Dataset) -> list[str]:
+    """What each stage is called in a figure; those of several results have the names of these."""
+    found = stages(ds)
+    if ds.attrs.get("named"):
+        return found
+    if found == [BEFORE]:
+        return [f"{LINEAR}, repaired" if provenance(ds).get("repair") else LINEAR]
+    return [SAYS[stage] for stage in found]
+
+
 def metrics(ds: xr.Dataset) -> dict[str, str]:
     """The metrics that have a barrier: label to name."""
     held = [str(name) for name in ds.data_vars if str(name).endswith("_barrier") and "class" not in ds[name].dims]
@@ -98,12 +109,21 @@ def units(ds: xr.Dataset, metric: str) -> str:
 
 
 def siblings(ds: xr.Dataset, metric: str) -> dict[str, str]:
-    """The same metric on the other data sets: name of the metric to that of the data."""
+    """The same metric on the other data sets: name of the metric to the data's, "main data" for what has no name."""
     splits = ["", *provenance(ds).get("also", {})]
-    own = next((s for s in splits if s and metric.endswith(f"_{s}")), "")
+    own = _split(ds, metric)
     stem = metric.removesuffix(f"_{own}") if own else metric
-    others = {f"{stem}_{s}" if s else stem: s or "the data" for s in splits if s != own}
-    return {name: split for name, split in others.items() if name in ds}
+    others = {f"{stem}_{s}" if s else stem: s for s in splits if s != own}
+    return {name: data_name(ds, name) for name in others if name in ds}
+
+
+def data_name(ds: xr.Dataset, metric: str) -> str:
+    """The data set that a metric is of: "train data"."""
+    return f"{_split(ds, metric) or 'main'} data"
+
+
+def _split(ds: xr.Dataset, metric: str) -> str:
+    return next((split for split in provenance(ds).get("also", {}) if metric.endswith(f"_{split}")), "")
 
 
 def pair(ds: xr.Dataset, a: int, b: int) -> int:

@@ -18,6 +18,7 @@ from landscape_app.connectivity import picture
 from landscape_app.connectivity.of_pair import CURVE
 from landscape_app.connectivity.picture import BRIGHT, CHORD, COLOURS, DASHES, SAYS, Path, shortened
 from landscape_app.connectivity.request import AFTER, BEFORE, REPAIRED
+from landscape_app.connectivity.words import height
 from landscape_app.curve import MARGIN
 from landscape_app.picture import metric_label
 from landscape_app.scales import Scale
@@ -25,6 +26,7 @@ from landscape_app.text import number
 
 TALL, SQUARE = 380, 300
 WIDE = 14  # letters in a legend, of which three do not fit beside each other on a narrow screen
+WIDEST = 22  # of which two do not
 PALETTE = bokeh.palettes.Viridis256
 LINES = ("xs", "ys", "colour", "alpha", "dash", "width")
 POINTS = ("x", "y", "colour", "value", "error", "stage")
@@ -66,7 +68,10 @@ def show(chart: Any) -> None:
 
 
 class PathChart:
-    """A metric along the straight line, before and after matching, and a curve, with the chord and the barriers."""
+    """A metric along the straight line, before and after matching, and a curve, with the chord and the barriers.
+
+    The heights of these stand in the legend, where they cover no line.
+    """
 
     def __init__(self) -> None:
         self.x_range, self.y_range = Range1d(-0.02, 1.02), Range1d(0, 1)
@@ -75,7 +80,6 @@ class PathChart:
         )
         self.lines, self.points = plotting.empty(*LINES), plotting.empty(*POINTS)
         self.heights = plotting.empty("x", "low", "high", "colour")
-        self.said = plotting.empty("x", "y", "text", "colour", "align", "dx", "base", "dy")
         self.ends = plotting.empty("x", "y", "name", "value", "colour")
         plot.xaxis.ticker = FixedTicker(ticks=[0, 0.25, 0.5, 0.75, 1])
         plot.yaxis.ticker = FixedTicker(ticks=[])
@@ -84,16 +88,12 @@ class PathChart:
         )
         dots = plot.scatter("x", "y", size=5, color="colour", source=self.points)
         plot.segment("x", "low", "x", "high", line_color="colour", line_width=3, line_alpha=0.55, source=self.heights)
-        plot.text(
-            "x", "y", text="text", text_align="align", x_offset="dx", y_offset="dy", text_baseline="base",
-            text_color="white", background_fill_color=plotting.INK, background_fill_alpha=0.85, padding=4,
-            border_radius=4, text_font_size="12px", source=self.said,
-        )  # fmt: skip
         plot.scatter("x", "y", size=13, fill_color="white", line_color=plotting.INK, line_width=2, source=self.ends)
         ends = plot.scatter("x", "y", size=6, color="colour", source=self.ends)
         self.legend = Legend(
-            items=[], orientation="horizontal", padding=2, margin=2, spacing=12, glyph_width=22, label_standoff=4,
-            label_text_font_size="12px", background_fill_alpha=0, border_line_color=None,
+            items=[], orientation="horizontal", padding=2, margin=2, spacing=12, glyph_width=22,
+            glyph_height=16, label_standoff=4, label_text_font_size="12px", background_fill_alpha=0,
+            border_line_color=None,
         )  # fmt: skip
         plot.add_layout(self.legend, "above")
         plot.add_tools(
@@ -126,7 +126,7 @@ class PathChart:
         every = [*paths.values(), *(path for _, _, path in others)]
         scale = Scale.of(np.concatenate([np.empty(0), *(p.values for p in every), *(p.ends for p in every)]), log=False)
         margin = MARGIN * (scale.high - scale.low)
-        plotting.fit(self.y_range, scale.low - margin, scale.high + 2.5 * margin)
+        plotting.fit(self.y_range, scale.low - margin, scale.high + margin)
         self.figure.yaxis[0].ticker.ticks = scale.positions
         about = ds[metric].attrs
         label = f"{metric_label(metric, about['long_name'])} [{about['units']}]"
@@ -139,37 +139,21 @@ class PathChart:
         own, named = ds[f"marker_{metric}"].values[[a, b]], [picture.names(ds)[i] for i in (a, b)]
         spots = [colours(ds, "checkpoint")[i] for i in (a, b)]
         self.ends.data = {"x": [0, 1], "y": own, "name": named, "value": own, "colour": spots}
-        self._mark({s: p for s, p in paths.items() if np.isfinite(p.height) and p.height}, picture.units(ds, metric))
-        self._name([label for label, _ in rows])
-
-    def _mark(self, paths: dict[str, Path], units: str) -> None:
-        """A bar from the chord to the barrier of each stage, with its height written at its top."""
-        bars = [{"x": p.at, "low": p.base, "high": p.top, "colour": COLOURS[s]} for s, p in paths.items()]
+        raised = {stage: p for stage, p in paths.items() if np.isfinite(p.height) and p.height}
+        bars = [{"x": p.at, "low": p.base, "high": p.top, "colour": COLOURS[stage]} for stage, p in raised.items()]
         self.heights.data = _columns(bars, ("x", "low", "high", "colour"))
-        said = []
-        for stage, p in paths.items():
-            falls = p.top < p.base
-            left = p.at > 0.5
-            said.append(
-                {
-                    "x": p.at,
-                    "y": p.top,
-                    "text": f"{number(p.height)}{f' {units}' if units else ''} at t = {number(p.at, 2)}",
-                    "colour": COLOURS[stage],
-                    "align": "right" if left else "left",
-                    "dx": -8 if left else 8,
-                    "base": "top" if falls else "bottom",
-                    "dy": 6 if falls else -6,
-                }
-            )
-        self.said.data = _columns(said, ("x", "y", "text", "colour", "align", "dx", "base", "dy"))
+        units = picture.units(ds, metric)
+        said = {SAYS[stage]: f"{SAYS[stage]}: {height(p, units)}" for stage, p in raised.items()}
+        self._name([said.get(label, label) for label, _ in rows])
 
     def _name(self, labels: list[str]) -> None:
         named = [(label, i) for i, label in enumerate(labels) if label]
         if named != [(item.label.value, item.index) for item in self.legend.items]:
             line = self.figure.renderers[0]
             self.legend.items = [LegendItem(label=label, renderers=[line], index=i) for label, i in named]
-            self.legend.ncols = len(named) if len(named) < 4 else 3 if max(map(len, labels)) < WIDE else 2
+            longest = max(map(len, labels))
+            self.legend.ncols = 1 if longest > WIDEST else len(named) if len(named) < 4 else 3 if longest < WIDE else 2
+            self.legend.spacing = 0 if self.legend.ncols == 1 else 12
 
 
 class MatrixChart:
@@ -261,7 +245,7 @@ def _lines(paths: dict[str, Path], others: list[tuple[str, str, Path]]) -> Itera
     for stage, path in paths.items():
         yield SAYS[stage], _line(path, COLOURS[stage], DASHES[stage], 2.0, 1.0)
     for stage, split, path in others:
-        yield f"{SAYS[stage]}, on {split}", _line(path, COLOURS[stage], DASHES[stage], 1.3, 0.5)
+        yield f"{SAYS[stage]}, {split}", _line(path, COLOURS[stage], DASHES[stage], 1.3, 0.5)
     chords = list(paths.values())[:1] + list({split: path for _, split, path in others}.values())
     for place, path in enumerate(chords):
         ends = {"xs": [0.0, 1.0], "ys": list(path.ends), "colour": CHORD, "alpha": 0.9}

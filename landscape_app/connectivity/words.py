@@ -115,15 +115,15 @@ def findings(ds: xr.Dataset, metric: str, a: int, b: int) -> list[str]:
     label = metric_label(metric, ds[metric].attrs["long_name"])
     label = label[:1].lower() + label[1:]
     said = [
-        f"From {names[a]} to {names[b]} the barrier of the {label} is {_height(known[0], units)} as they are"
+        f"From {names[a]} to {names[b]} the barrier of the {label} is {height(known[0], units)} as they are"
         + (
-            f", and {_height(known[1], units)} {MATCHINGS[ds.attrs['matching']]}{_share(known)}."
+            f", and {height(known[1], units)} {MATCHINGS[ds.attrs['matching']]}{_share(known)}."
             if len(known) > 1
             else "."
         )
     ]
     if len(known) > 2:
-        said.append(f"With activations repaired it is {_height(known[2], units)}{_share(known[::2])}.")
+        said.append(f"With activations repaired it is {height(known[2], units)}{_share(known[::2])}.")
     distance = ds["distance"].values[:, picture.pair(ds, a, b)]
     if len(known) > 1:
         said.append(f"Matching brings their weights from {number(distance[0])} apart to {number(distance[1])}.")
@@ -139,7 +139,8 @@ def findings(ds: xr.Dataset, metric: str, a: int, b: int) -> list[str]:
     return said
 
 
-def _height(path: picture.Path, units: str) -> str:
+def height(path: picture.Path, units: str) -> str:
+    """The barrier of a path, and where it is."""
     where = f" at t = {number(path.at, 2)}" if path.height else ""
     return f"{_value(path.height, units)}{where}"
 
@@ -323,4 +324,4 @@ def curve_found(ds: xr.Dataset, metric: str) -> str:
         return "The curve was not looked at since its training began: its barrier is not known yet."
     looked, planned = (ds.attrs.get(name, 0) for name in ("looked_at_step", "planned_evaluations"))
     then = f" after {looked:,} of {planned:,} steps" if looked < planned else ""
-    return f"Along the curve the barrier{then} is {_height(path, picture.units(ds, metric))}."
+    return f"Along the curve the barrier{then} is {height(path, picture.units(ds, metric))}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,12 @@ import xarray as xr
 
 from analysis import provenance
 from landscape_app import picture
+from landscape_app.connectivity import picture as connectivity
 from landscape_app.connectivity.request import MATCHINGS, NONE
-from landscape_app.connectivity.words import COUNTED
+from landscape_app.connectivity.words import COUNTED, height
+from landscape_app.figures.draw import barrier_metric, places_of
+from landscape_app.figures.paths import shown_paths
+from landscape_app.picture import metric_label
 from landscape_app.seeds import listed
 from landscape_app.spectrum import words as spectrum_words
 from landscape_app.spectrum.picture import spectra
@@ -30,10 +34,11 @@ CHARTS = {
 }
 
 
-def described(ds: xr.Dataset, kind: str, width: str) -> str:
-    """The caption of a figure of that kind and width."""
+def described(ds: xr.Dataset, kind: str, width: str, metric: str | None, pair: Sequence[str] | None) -> str:
+    """The caption of a figure of that kind and width; of barriers, of a metric and a pair."""
     title = ds.attrs["title"]
-    said = [f"{title[:1].upper()}{title[1:]}.", *SHOWN[kind](ds, width), *_computed(ds)]
+    heights = _heights(ds, metric, pair) if kind == "path" else ()
+    said = [f"{title[:1].upper()}{title[1:]}.", *heights, *SHOWN[kind](ds, width), *_computed(ds)]
     return " ".join(said)
 
 
@@ -78,6 +83,21 @@ def _of_path(ds: xr.Dataset, width: str) -> Iterator[str]:
     yield from _of_barriers(ds, width)
 
 
+def _heights(given: xr.Dataset, metric: str | None, pair: Sequence[str] | None) -> Iterator[str]:
+    """The barrier of each line, and where it is."""
+    ds = connectivity.as_paths(given)
+    chosen = barrier_metric(ds, metric)
+    units = connectivity.units(ds, chosen)
+    found = [
+        f"{one.label}: {height(one.path, units)}"
+        for one in shown_paths(ds, chosen, places_of(ds, pair))
+        if np.isfinite(one.path.height)
+    ]
+    if found:
+        label = metric_label(chosen, ds[chosen].attrs["long_name"])
+        yield f"Barrier of the {label[:1].lower()}{label[1:]}: {'; '.join(found)}."
+
+
 def _of_layers(ds: xr.Dataset, _: str) -> Iterator[str]:
     yield "Each layer alone, half-way to the other network's, over the mean of the two; grey: as far at random."
     yield f"Bars are means over the two ways round (and {ds.sizes['draw']} draws), lines reach from least to most."
@@ -100,12 +120,15 @@ def _computed(ds: xr.Dataset) -> Iterator[str]:
     yield _data(facts)
     yield _checkpoints(facts, [str(name) for name in ds["name"].values] if "name" in ds.coords else [])
     yield _directions(facts)
+    yield _training(facts)
     policy = facts.get("batchnorm")
     if policy is not None:
-        yield f"BatchNorm statistics: {BATCHNORM.get(policy, 'the model has none' if policy == 'none' else policy)}."
+        said = BATCHNORM.get(policy, "the model has none" if policy == "none" else policy)
+        yield f"BatchNorm statistics: {said}{_calibration(facts)}."
+    yield _grid(facts)
     yield _effort(ds)
     if "dtype" in facts:
-        yield f"Arithmetic: {facts['dtype']} on {facts.get('device', 'cpu')}."
+        yield f"Arithmetic: {facts['dtype']} on {facts.get('device', 'cpu')}{_strategy(facts)}."
     versions = ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items())
     if versions:
         yield f"Computed{' on ' + facts['created'][:10] if 'created' in facts else ''} with {versions}."
@@ -129,6 +152,14 @@ def _data(facts: dict[str, Any]) -> str:
     return f"Means{loss} over {of} samples, data sha256 {data['sha256'][:HASH]}{also}."
 
 
+def _calibration(facts: dict[str, Any]) -> str:
+    part = facts.get("calibration")
+    if not part:
+        return ""
+    batches = f"{part['batches']} batch{'' if part['batches'] == 1 else 'es'}"
+    return f" on {part['samples']:,} samples in {batches}, sha256 {part['sha256'][:HASH]}"
+
+
 def _checkpoints(facts: dict[str, Any], names: list[str]) -> str:
     found = facts.get("checkpoints") or ([facts["checkpoint"]] if "checkpoint" in facts else [])
     names = names if len(names) == len(found) else [one["name"] for one in found]
@@ -149,8 +180,41 @@ def _directions(facts: dict[str, Any]) -> str:
     seed = facts.get("seed")
     if seed is not None:
         said.append(f"seeds {listed(seed)}" if isinstance(seed, list) else f"seed {seed}")
+    said += [f"{name} {', '.join(facts[key])}" for key, name in MOVED.items() if facts.get(key)]
+    said += ["what the model does not train too"] if facts.get("frozen") else []
+    if facts.get("stochastic_seed") is not None:
+        said.append(f"random layers seeded with {facts['stochastic_seed']}")
     text = "; ".join(said)
     return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+MOVED = {"include": "moving", "layers": "in layers"}
+
+
+def _training(facts: dict[str, Any]) -> str:
+    """How a curve was trained."""
+    if not {"bends", "steps", "learning_rate"} <= set(facts):
+        return ""
+    bends = f"{facts['bends']} bend{'' if facts['bends'] == 1 else 's'}"
+    size = f", batches of {facts['batch_size']:,}" if facts.get("batch_size") else ""
+    return (
+        f"{bends}, trained by {facts['steps']:,} steps of Adam (learning rate {number(facts['learning_rate'])}{size})."
+    )
+
+
+def _grid(facts: dict[str, Any]) -> str:
+    if not facts.get("resolution") or not facts.get("extent"):
+        return ""
+    points = " × ".join(f"{count:,}" for count in facts["resolution"])
+    return f"{points} points over {' × '.join(f'[{number(a)}, {number(b)}]' for a, b in facts['extent'])}."
+
+
+def _strategy(facts: dict[str, Any]) -> str:
+    """What a sum's last bits depend on."""
+    found = facts.get("strategy", {})
+    block = f", in blocks of {found['block']:,} samples" if found.get("block") else ""
+    threads = found.get("threads", facts.get("threads"))
+    return block + (f", {threads} thread{'' if threads == 1 else 's'}" if threads else "")
 
 
 def _effort(ds: xr.Dataset) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ import xarray as xr
 from analysis import LandscapeError
 from landscape_app import picture, seeds
 from landscape_app.connectivity import picture as connectivity
+from landscape_app.connectivity.together import together
 from landscape_app.entries import kind_of
 from landscape_app.figures.layers import draw_layers
 from landscape_app.figures.line import draw_line, with_band
@@ -31,7 +32,7 @@ DRAWN = "a surface, a spectrum, a trajectory, a barrier, a curve, the barriers o
 
 
 def figure(
-    ds: xr.Dataset,
+    ds: xr.Dataset | Mapping[str, xr.Dataset],
     *,
     width: str = "single",
     scale: str | None = None,
@@ -41,6 +42,7 @@ def figure(
 ) -> Figure:
     """A result as a Matplotlib figure for a paper; its kind follows from what the result holds.
 
+    ds: or several paths between one pair of checkpoints by their names, such as {"as they are": ..., "matched": ...}.
     width: "single" (3.25 in) for one column, "double" (6.75 in) for both. scale: "log" or "linear" values; None is
     what the dashboard begins with. clip: of a plane, the value as which larger ones are drawn. metric: of a surface or
     of barriers, such as "accuracy" or "loss_per_class[3]". pair: names of two checkpoints, for their path out of a
@@ -48,6 +50,7 @@ def figure(
 
     Raises LandscapeError for a result that has no figure, and for options that do not fit it.
     """
+    ds = one_of(ds)
     inches, kind, log = _width(width), checked(ds, scale, metric, pair, clip), _log(scale)
     with style():
         if kind == "surface":
@@ -63,6 +66,18 @@ def figure(
         if kind == "path" or pair is not None:
             return draw_paths(barriers, chosen, places_of(barriers, pair), inches)
         return draw_matrices(barriers, chosen, inches)
+
+
+def one_of(ds: xr.Dataset | Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """The result itself; several by their names as one. Raises LandscapeError for those that share no figure."""
+    if isinstance(ds, xr.Dataset):
+        return ds
+    for name, one in ds.items():
+        kind = kind_of_figure(one)
+        if kind != "path":
+            what = "barriers of several pairs" if kind == "matrix" else f"a {kind}"
+            raise LandscapeError(f"'{name}' is {what}; only paths between two checkpoints share a figure.")
+    return together(ds)
 
 
 def checked(

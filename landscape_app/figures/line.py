@@ -10,7 +10,8 @@ import xarray as xr
 from landscape_app import picture
 from landscape_app.colours import ACCENT, CURVE, INK
 from landscape_app.connectivity.picture import shortened
-from landscape_app.figures.style import apart, coordinates, frame, name_points, new_figure, ticks, title_lines
+from landscape_app.figures.labels import name_points, traced
+from landscape_app.figures.style import apart, coordinates, frame, new_figure, ticks, title_lines
 from landscape_app.scales import Scale
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def draw_line(ds: xr.Dataset, metric: picture.Metric, scale: Scale, width: float
     spots = np.stack([ds["marker_t"].values, picture.at_checkpoints(ds, metric)], -1)
     known = np.isfinite(scale.position(spots[:, 1]))
     names = [shortened(str(name)) for name in ds["marker_name"].values[known]]
-    name_points(axes, spots[known], names)
+    name_points(axes, spots[known], names, [traced(axes, t, metric.values)])
     return made
 
 

@@ -11,6 +11,7 @@ from landscape_app import picture
 from landscape_app.colours import ACCENT, INK
 from landscape_app.connectivity.picture import shortened
 from landscape_app.contours import contour_ink, contours, label_place
+from landscape_app.figures.labels import name_points, traced
 from landscape_app.figures.style import (
     SMALL,
     TALLEST,
@@ -18,7 +19,6 @@ from landscape_app.figures.style import (
     apart,
     coordinates,
     fit_height,
-    name_points,
     new_figure,
     ticks,
     title_lines,
@@ -135,7 +135,8 @@ def _name(axes: Axes, ds: xr.Dataset) -> None:
         shortened(str(name)) if shown else ""
         for name, shown in zip(ds["marker_name"].values, picture.labelled(ds), strict=True)
     ]
-    name_points(axes, spots, names)
+    curves = [traced(axes, *spots.T)] if picture.trajectory(ds) else []
+    name_points(axes, spots, names, curves, picture=True)
 
 
 def _draw_length(axes: Axes, ds: xr.Dataset) -> None:

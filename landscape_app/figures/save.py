@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import xarray as xr
 from analysis import LandscapeError, load, save
 from analysis.files import whole_file
 from landscape_app.figures.caption import described
-from landscape_app.figures.draw import figure, kind_of_figure
+from landscape_app.figures.draw import figure, kind_of_figure, one_of
 from landscape_app.figures.style import style
 from landscape_app.figures.table import table
 
@@ -21,14 +21,21 @@ if TYPE_CHECKING:
 FORMATS = (".pdf", ".svg", ".png")
 
 
-def caption(ds: xr.Dataset, *, width: str = "single", pair: Sequence[str] | None = None) -> str:
+def caption(
+    ds: xr.Dataset | Mapping[str, xr.Dataset],
+    *,
+    width: str = "single",
+    metric: str | None = None,
+    pair: Sequence[str] | None = None,
+) -> str:
     """What a figure of a result shows, and how it was computed; options as for `figure`. Raises LandscapeError."""
+    ds = one_of(ds)
     kind = kind_of_figure(ds)
-    return " ".join(described(ds, "path" if pair else kind, width).split())
+    return " ".join(described(ds, "path" if pair else kind, width, metric, pair).split())
 
 
 def save_figure(
-    ds: xr.Dataset,
+    ds: xr.Dataset | Mapping[str, xr.Dataset],
     path: str | Path,
     *,
     width: str = "single",
@@ -40,19 +47,21 @@ def save_figure(
 ) -> list[Path]:
     """Write a result's figure as PDF, SVG or PNG, whichever the name says; its caption is in the file's metadata.
 
-    beside: write the caption (.txt), the numbers (.csv) and the result (.nc) under the same name too. Other options:
-    see `figure`. Returns the files that were written. Raises LandscapeError.
+    beside: write the caption (.txt), the numbers (.csv) and the result (.nc), unless there are several, under the same
+    name too. Other options: see `figure`. Returns the files that were written. Raises LandscapeError.
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise LandscapeError(f"'{path.name}': give a name for the figure that ends in {', '.join(FORMATS)}.")
+    alone, ds = isinstance(ds, xr.Dataset), one_of(ds)
     drawn = figure(ds, width=width, scale=scale, clip=clip, metric=metric, pair=pair)
-    said = caption(ds, width=width, pair=pair)
-    if beside:
+    said = caption(ds, width=width, metric=metric, pair=pair)
+    if beside and alone:
         _refuse_other(path.with_suffix(".nc"), ds)
     with whole_file(path, "surface.pdf", LandscapeError) as temporary:
         write(drawn, temporary, path.suffix[1:].lower(), ds.attrs["title"], said)
-    return [path, *(_write_beside(ds, path, said, metric) if beside else [])]
+    written = _write_beside(ds, path, said, metric) if beside else []
+    return [path, *written, *([save(ds, path.with_suffix(".nc"))] if beside and alone else [])]
 
 
 def write(drawn: Figure, file: Any, kind: str, title: str, said: str) -> None:
@@ -75,7 +84,7 @@ def _write_beside(ds: xr.Dataset, path: Path, said: str, metric: str | None) -> 
         temporary.write_text(f"{said}\n", encoding="utf-8")
     with whole_file(numbers, "surface.csv", LandscapeError) as temporary:
         table(ds, kind_of_figure(ds), metric).to_csv(temporary, index=False)
-    return [text, numbers, save(ds, path.with_suffix(".nc"))]
+    return [text, numbers]
 
 
 def _refuse_other(file: Path, ds: xr.Dataset) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from landscape_app.colours import INK
 from landscape_app.scales import linear_ticks
 from landscape_app.text import number, wrap
@@ -140,50 +138,3 @@ def fit_height(drawn: Figure) -> None:
             break
         drawn.set_figheight(height)
     drawn.draw_without_rendering()
-
-
-# Where a name may stand beside its point: offset in points, alignment.
-PLACES = [
-    *((7 * x, 5 * y, "left" if x > 0 else "right", "bottom" if y > 0 else "top") for y in (1, -1) for x in (1, -1)),
-    *((8 * x, 0, "left" if x > 0 else "right", "center") for x in (1, -1)),
-    *((0, 8 * y, "center", "bottom" if y > 0 else "top") for y in (1, -1)),
-    *((14 * x, 14 * y, "left" if x > 0 else "right", "bottom" if y > 0 else "top") for y in (1, -1) for x in (1, -1)),
-]
-
-
-def name_points(axes: Axes, points: np.ndarray, names: list[str]) -> None:
-    """Names beside points [point, (x, y)], '' for none: within the axes, and clear of each other and of the points.
-
-    The layout has to be known: call it last.
-    """
-    from matplotlib.transforms import Bbox
-
-    pixels = axes.transData.transform(points)
-    around = axes.figure.dpi / 72
-    taken = [Bbox.from_bounds(x - 4 * around, y - 4 * around, 8 * around, 8 * around) for x, y in pixels]
-    written = [text.get_window_extent() for text in axes.texts]
-    room = axes.get_window_extent().padded(-1.5 * around)
-    for i in np.argsort(-points[:, 1], kind="stable"):
-        if not names[i] or not room.contains(*pixels[i]):
-            continue
-        text = axes.annotate(
-            names[i], points[i], xytext=(0, 0), textcoords="offset points", fontsize=SMALL, zorder=9, color=INK,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "boxstyle": "round,pad=0.12"},
-        )  # fmt: skip
-        text.set_in_layout(False)
-        tried = []
-        for dx, dy, across, along in PLACES:
-            text.set(position=(dx, dy), ha=across, va=along)
-            box = text.get_window_extent().padded(1.2 * around)
-            hidden = sum(_shared(box, other) for j, other in enumerate(taken + written) if j != i)
-            tried.append((hidden + 100 * (box.width * box.height - _shared(box, room)), len(tried)))
-        dx, dy, across, along = PLACES[min(tried)[1]]
-        text.set(position=(dx, dy), ha=across, va=along)
-        taken.append(text.get_window_extent().padded(1.2 * around))
-
-
-def _shared(one: Any, other: Any) -> float:
-    """The area that two boxes have in common."""
-    across = min(one.x1, other.x1) - max(one.x0, other.x0)
-    along = min(one.y1, other.y1) - max(one.y0, other.y0)
-    return max(0.0, across) * max(0.0, along)
