@@ -15,6 +15,9 @@ def refuse_damaged(*checkpoints: Checkpoint) -> None:
     """Raise CheckpointError for weights that are not finite, and for what is no checkpoint."""
     refuse_unread(*checkpoints)
     for checkpoint in checkpoints:
+        norms = torch._foreach_norm(list(checkpoint.weights.values()))
+        if all(map(math.isfinite, torch.stack(norms).tolist())):
+            continue
         bad = [name for name, tensor in checkpoint.weights.items() if not torch.isfinite(tensor).all()]
         if bad:
             raise CheckpointError(
