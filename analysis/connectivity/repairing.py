@@ -33,7 +33,9 @@ def repaired_barrier(
     At t the average with shares 1 - t and t has the mean and the standard deviation of each hidden unit restored to
     those of the ends, interpolated (Jordan et al. 2023, arXiv:2211.08403; see `repaired`). The ends are as they are.
 
-    points: an odd number of at least 3. convention: see `barrier_height`.
+    points: an odd number of at least 3, equally spaced; nothing is refined about the maximum. So compare losses at the
+        places that a result of `barrier` shares, or its barrier at those: a refined one is a little higher.
+    convention: see `barrier_height`.
 
     Yields Datasets with the variables of `barrier` along ``t``. Close it to cancel. Raises LandscapeError for bad
     arguments, equal checkpoints and frozen running statistics that differ, CheckpointError for damaged weights.
