@@ -108,7 +108,7 @@ class State(Task):
     metric = param.Selector(default="loss", objects={"Loss": "loss"}, label="Show")
     across = param.Selector(default=MEAN, objects=parts(None), label="Over seeds")
     log_scale = param.Boolean(default=True, label="Logarithmic")
-    clip = param.Number(default=None, allow_None=True, label="Clip above", doc="Of planes, in their units.")
+    clip = param.Number(default=None, allow_None=True, label="Clip above")  # of planes, in their units
     palette = param.Selector(default="viridis", objects=PALETTES, label="Colours")
     show_contours = param.Boolean(default=True, label="Contours")
     show_samples = param.Boolean(default=False, label="Evaluated points")

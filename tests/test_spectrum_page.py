@@ -134,7 +134,8 @@ def test_each_class_and_each_layer_have_a_panel_with_common_axes(explorer):
 def test_the_memory_that_is_promised_is_that_of_the_basis(project):
     problem = next(iter(project.problems.values()))
     operator = Curvature(problem)
-    assert basis_bytes(operator.shape[1], 5, 10) == Eigenpairs(operator, largest=3, smallest=2).bytes
+    promised = basis_bytes(operator.shape[1], problem.dtype.itemsize, 5, 10)
+    assert promised == Eigenpairs(operator, largest=3, smallest=2).bytes
     assert (words.size(25_300_000), words.size(900), words.size(3.2e9)) == ("25 MB", "0.9 kB", "3.2 GB")
 
 

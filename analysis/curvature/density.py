@@ -93,7 +93,8 @@ def _density(
     def start() -> torch.Tensor:
         return torch.randn(n, generator=generator, dtype=torch.float64).to(device, operator.dtype)
 
-    space = Krylov(start(), deflate + degree, 1e4 * operator.problem.eps, locked)
+    norm = max((abs(value) for value, _ in known), default=0.0)
+    space = Krylov(start(), deflate + degree, 1e4 * operator.problem.eps, locked, norm)
     if deflate:
         while space.filled < deflate and space.has_more:
             product = yield from heartbeats(operator.steps(space.vector), running)

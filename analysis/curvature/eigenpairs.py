@@ -226,7 +226,7 @@ class Eigenpairs:
 
     def _new_krylov(self, start: Tensor | None) -> Krylov:
         start = self._random() if start is None else start.to(self.device, self.dtype)
-        return Krylov(start, self.size - len(self.found), 1e4 * self.operator.problem.eps, self.locked)
+        return Krylov(start, self.size - len(self.found), 1e4 * self.operator.problem.eps, self.locked, self._scale())
 
     def _random(self) -> Tensor:
         generator = torch.Generator().manual_seed(1000 * self.seed + len(self.found))

@@ -14,6 +14,7 @@ from ..errors import LandscapeError
 FRESH = 2**32 - 1  # a seed that no start vector has, or a fresh direction would be that start again
 CLEAN = 0.5  # a pass that takes less than this share of what it leaves leaves it orthogonal to rounding
 CLOSE = 0.1  # a unit vector of which less is left lay among the others almost: what is left is cleared again
+ROUNDED = 1e-3  # of the norm of the matrix: a product that is smaller is not held to its own size
 COLUMNS = 2**15  # of the basis, turned or summed at a time: longer sums in float32 lose digits
 
 
@@ -27,15 +28,16 @@ class Krylov:
     what it has along the others is small by then, so that float32 is enough to take it away.
 
     size: vectors held at most, beside the locked ones. tolerance: the relative error of a product.
+    norm: of the matrix as far as it is known; products of what is orthogonal to the locked vectors are rounded by it.
     """
 
-    def __init__(self, start: Tensor, size: int, tolerance: float, locked: Tensor | None = None):
+    def __init__(self, start: Tensor, size: int, tolerance: float, locked: Tensor | None = None, norm: float = 0.0):
         n, count = len(start), 0 if locked is None else len(locked)
         self._whole = start.new_empty(count + min(size, n - count) + 1, n)  # the locked ones, and the basis behind them
         if locked is not None:
             self._whole[:count] = locked
         self._rest, self._rounded = start.new_empty(n, dtype=torch.float64), torch.empty_like(start)
-        self._tolerance = tolerance
+        self._tolerance, self._norm = tolerance, norm
         self._generator = torch.Generator().manual_seed(FRESH)
         self._begin(count)
         self._put(0, start)
@@ -86,7 +88,7 @@ class Krylov:
         self.beside[:, j] = along[:count]
         self.coupling = left
         scale = max(np.abs(self.projected).max(), size)
-        if self.coupling <= 64 * torch.finfo(self.basis.dtype).eps * scale:
+        if self.coupling <= 64 * torch.finfo(torch.float64).eps * scale:
             self.coupling = 0.0  # an invariant space: go on in a fresh direction
         self.filled, self._ritz = self.filled + 1, None
         self._expected = np.zeros(self.filled)
@@ -164,6 +166,7 @@ class Krylov:
 
     def lock(self, keep: Sequence[int], start: Tensor) -> None:
         """Lock some Ritz vectors, by their places in `ritz()`, and begin in the complement, in the same memory."""
+        self._norm = max(self._norm, float(np.abs(self.projected).max()))
         self._turn(self.ritz()[2][:, list(keep)])
         self._begin(len(self.locked) + len(keep))
         self._put(0, start)
@@ -200,7 +203,7 @@ class Krylov:
     def _check(self, row: np.ndarray, size: float) -> None:
         """The matrix is symmetric: what the product has along the earlier vectors is known from theirs."""
         wrong = float(np.abs(row[:-1] - self._expected).max(initial=0.0))
-        scale = max(size, float(np.abs(self.projected).max()))
+        scale = max(size, float(np.abs(self.projected).max()), ROUNDED * self._norm)
         if not np.isfinite(row).all():
             raise LandscapeError("A product holds NaN or infinity: the loss is not finite near this checkpoint.")
         if wrong > self._tolerance * scale:

@@ -406,7 +406,7 @@ def kinked(problem: Problem) -> bool:
     return False
 
 
-def basis_bytes(parameters: int, wanted: int, degree: int) -> int:
-    """Memory of the largest basis, in float64: that of `Eigenpairs`, and that of the density beside the vectors."""
+def basis_bytes(parameters: int, itemsize: int, wanted: int, degree: int) -> int:
+    """Memory of the largest basis, of numbers of `itemsize` bytes: that of `Eigenpairs`, and that of the density."""
     search = 2 * max(2 * wanted + 10, 20) + wanted + 1
-    return 8 * parameters * max(min(search, parameters + wanted + 1), DEFLATED + degree + 1 + wanted)
+    return itemsize * parameters * max(min(search, parameters + wanted + 1), DEFLATED + degree + 1 + wanted)

@@ -43,7 +43,7 @@ def cost(state: Spectrum) -> str:
     sampled = DEFLATED + request.probes * request.degree if request.probes else 0
     low, high = FEW * wanted + sampled, MANY * wanted + sampled
     each = f" for each of {times} spectra" if times > 1 else ""
-    room = size(basis_bytes(max(sizes), wanted, request.degree))
+    room = size(basis_bytes(max(sizes), problem.dtype.itemsize, wanted, request.degree))
     data = f"{problem.n:,} samples" if state.of_class in (ALL, EACH) else "the samples of that class"
     return (
         f"About {low:,} to {high:,} products of the matrix{each}, each as dear as 2 to 3 gradients over {data}; "

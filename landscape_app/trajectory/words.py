@@ -44,7 +44,7 @@ def cost(state: Trajectory) -> str:
     return (
         f"About {low:,} to {high:,} products of the matrix at each of {len(request.checkpoints)} checkpoints, each as "
         f"dear as 2 to 3 gradients over {problem.n:,} samples; the basis takes at most "
-        f"{size(basis_bytes(parameters, wanted, 0))}."
+        f"{size(basis_bytes(parameters, problem.dtype.itemsize, wanted, 0))}."
     )
 
 
