@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import xarray as xr
+from bokeh.document import Document
 from bokeh.embed import components
 from bokeh.models import Model
 from bokeh.resources import Resources
@@ -81,8 +82,12 @@ def report(results: Sequence[xr.Dataset]) -> str:
     if not results:
         raise LandscapeError("A report needs one result or more; none was given.")
     shown = [SHOWS[kind_of_figure(ds)](ds) for ds in results]
+    whole = Document()  # of its own: the current one may be a session's that has just ended
+    for one in shown:
+        for plot in one.plots:
+            whole.add_root(plot)
     with _no_word_of_taps():
-        plots, places = components([plot for one in shown for plot in one.plots])
+        plots, places = components(whole.roots)
     sections, boxes = [], iter(places)
     for ds, one in zip(results, shown, strict=True):
         drawn = "".join(f"<div>{next(boxes)}</div>" for _ in one.plots)

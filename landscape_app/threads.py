@@ -71,5 +71,7 @@ def _ended(session: Document) -> bool:
 
 def keep_order() -> None:
     """Give Panel's threads, where it has any, this order. Panel offers no way to choose its pool."""
+    # Panel unlocks this for each change and locks it after that, while another thread may be about to change it
+    pn.state.param.busy.readonly = pn.state.param.busy.constant = False
     if pn.state._thread_pool is not None and not isinstance(pn.state._thread_pool, InOrder):
         pn.state._thread_pool = InOrder(pn.config.nthreads or None)
