@@ -120,6 +120,7 @@ class FakeProject:
         loss = SimpleNamespace(name="loss", long_name="cross entropy", units="nats", classes=0)
         structure = Structure({f"{layer}.{kind}": Entry(torch.Size([2]), kind) for layer in "ab" for kind in KINDS[:2]})
         about = {"n": 360, "measures": [loss], "batchnorm": batchnorm[0], "batchnorm_choices": batchnorm}
+        about["dtype"] = torch.float32
         about["structure"] = structure
         self.problems = {name: SimpleNamespace(**about) for name in problems}
         self._checkpoints = tuple(checkpoints)
