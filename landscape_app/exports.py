@@ -43,7 +43,7 @@ class Exports:
         self.refused.visible = False
         try:
             return self.file(kind)
-        except Exception as error:
+        except Exception as error:  # of any kind: the page says it, and the log
             self.refused.param.update(object=look.trouble(*explain(error), title=f"No {LABELS[kind]}"), visible=True)
             raise
 

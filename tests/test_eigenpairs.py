@@ -2,6 +2,7 @@
 
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,12 +48,17 @@ class Diagonal(nn.Module):
         return (self.diagonal * self.w**2).sum().expand(len(x), 1)
 
 
-def quadratic(spectrum, dtype=DOUBLE, rotated=True):
+def quadratic(spectrum, dtype=DOUBLE):
     """A problem whose Hessian has the given eigenvalues."""
     d = torch.tensor(np.asarray(spectrum), dtype=DOUBLE)
     q = torch.linalg.qr(torch.randn(len(d), len(d), generator=torch.Generator().manual_seed(0), dtype=DOUBLE))[0]
-    matrix = (q * d) @ q.T if rotated else torch.diag(d)
+    matrix = (q * d) @ q.T
     return Problem(Quadratic((matrix + matrix.T) / 2), half_the_mean, (X, X), dtype=dtype)
+
+
+def diagonal(spectrum, dtype=DOUBLE):
+    """The same along the axes of the weights, for many of them."""
+    return Problem(Diagonal(torch.tensor(spectrum, dtype=DOUBLE)), half_the_mean, (X, X), dtype=dtype)
 
 
 def last(results):
@@ -118,7 +124,7 @@ def test_a_model_that_knows_float32_alone_has_a_bar_all_the_same():
 
 def test_without_the_second_look_copies_are_missed():
     """The trap itself: all residuals are small, and the set is wrong."""
-    problem = quadratic(TRIPLE, rotated=False)
+    problem = diagonal(TRIPLE)
     _, alone = solved(problem, smallest=0, verify=False, tolerance=1e-6)
     assert alone.converged.all()
     assert alone.eigenvalue.values[1] < 9.5
@@ -227,7 +233,14 @@ def test_too_few_products_are_unconverged_with_wide_bars():
     assert not ds.converged.all()
 
 
-def test_the_basis_is_as_large_as_stated_before_the_run_and_all_there_is():
+def test_the_basis_is_kept_where_it_fits(monkeypatch):
+    operator = SimpleNamespace(device=torch.device("cuda"))
+    monkeypatch.setattr(eigenpairs, "memory", lambda device: 4e9)
+    assert eigenpairs.basis_home(operator, 10**9).type == "cuda"
+    assert eigenpairs.basis_home(operator, 10**9 + 1).type == "cpu"
+
+
+def test_the_basis_is_no_larger_than_stated_before_the_run():
     problem = mlp_problem()
     solver = Eigenpairs(Curvature(problem))
     assert solver.bytes == (solver.size + 7) * problem.structure.numel * 4
@@ -240,8 +253,7 @@ def test_bars_hold_for_many_parameters_in_float32():
     spectrum = np.random.default_rng(0).uniform(-0.5, 0.5, 2**20)
     spectrum[:6] = 10, 9.9, 9, 8, 7, -4
     spectrum = np.sort(spectrum.astype(np.float32).astype(float))
-    problem = Problem(Diagonal(torch.tensor(spectrum)), half_the_mean, (X, X), metrics=[], dtype=torch.float32)
-    ds = last(Eigenpairs(Curvature(problem), largest=3, smallest=1, tolerance=1e-6).steps())
+    ds = last(Eigenpairs(Curvature(diagonal(spectrum, torch.float32)), largest=3, smallest=1, tolerance=1e-6).steps())
     errors = np.abs(ds.eigenvalue.values - spectrum[[-1, -2, -3, 0]])
     assert ds.attrs["status"] == "converged"
     assert (errors <= ds.gap_bound.values / 2).all()
